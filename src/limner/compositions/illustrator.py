@@ -1,0 +1,137 @@
+"""A language model that reads pictures through an encoder and draws through learned queries and a decoder.
+
+The wiring of `limner-tiny` and of every model with continuous input and query output.
+
+    picture -> encoder -> MLP -> LLM -> text
+                                 LLM(queries) -> MLP -> decoder -> picture
+"""
+
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from limner import zoo
+from limner.backbone.hf import Backbone
+from limner.backbone.lora import LoraSpec
+from limner.document.document import Direction
+from limner.modalities.base import Decoder, Encoder, Modality
+from limner.modalities.decoders.queries import LearnedQueries
+from limner.modalities.projectors import MLPProjector
+from limner.model.multimodal import MultimodalLM
+from limner.tokens.template import Template
+from limner.tokens.tokenizer import TextTokenizer, byte_tokenizer
+from limner.tokens.vocabulary import Vocabulary, span_roles
+
+MODALITY = "image"
+
+
+def illustrator(
+    *,
+    language_model: str,
+    encoder: Encoder,
+    decoder: Decoder,
+    num_queries: int,
+    lora: LoraSpec | None = None,
+    system: str | None = None,
+    seed: int = 0,
+) -> MultimodalLM:
+    """Wire a published language model (a zoo name or a directory). New parts are drawn from `seed`.
+
+    `system` None keeps the chat template's default system text; "" renders none, which saves its tokens in every document.
+    """
+    path = zoo.locate(language_model)
+    tokenizer = TextTokenizer.from_pretrained(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
+        backbone = Backbone.from_pretrained(path, num_added=len(roles), lora=lora)
+        return _wire(
+            backbone,
+            tokenizer=tokenizer,
+            roles=roles,
+            encoder=encoder,
+            decoder=decoder,
+            num_queries=num_queries,
+            system=system,
+            external={
+                "backbone.language_model": f"{language_model}@{zoo.fingerprint(path)}",
+                **_external_encoder(encoder),
+            },
+        )
+
+
+def scratch_illustrator(
+    *,
+    encoder: Encoder,
+    decoder: Decoder,
+    num_queries: int,
+    d_model: int = 128,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    context_length: int = 512,
+    seed: int = 0,
+) -> MultimodalLM:
+    """The same wiring around a small Llama over bytes, trained from nothing: for recipes that need no download."""
+    tokenizer = byte_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer.tokenizer),
+            hidden_size=d_model,
+            intermediate_size=4 * d_model,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            max_position_embeddings=context_length,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.tokenizer.bos_token_id,
+            eos_token_id=tokenizer.tokenizer.eos_token_id,
+        )
+        config._attn_implementation = "sdpa"
+        roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
+        backbone = Backbone(LlamaForCausalLM(config), num_added=len(roles))
+        return _wire(
+            backbone,
+            tokenizer=tokenizer,
+            roles=roles,
+            encoder=encoder,
+            decoder=decoder,
+            num_queries=num_queries,
+            system="",
+            external=_external_encoder(encoder),
+        )
+
+
+def _wire(
+    backbone: Backbone,
+    *,
+    tokenizer: TextTokenizer,
+    roles: list[str],
+    encoder: Encoder,
+    decoder: Decoder,
+    num_queries: int,
+    system: str | None,
+    external: dict[str, str],
+) -> MultimodalLM:
+    width = backbone.d_model
+    image = Modality(
+        encoder=encoder,
+        input_projector=MLPProjector(width_in=encoder.width, width_out=width),
+        queries=LearnedQueries(num_queries=num_queries, width=width),
+        output_projector=MLPProjector(width_in=width, width_out=decoder.condition_width),
+        decoder=decoder,
+    )
+    return MultimodalLM(
+        backbone,
+        modalities={MODALITY: image},
+        vocabulary=Vocabulary.grow(backbone.base_size, roles=roles),
+        template=Template.from_tokenizer(tokenizer.tokenizer, system=system),
+        tokenizer=tokenizer,
+        external=external,
+    )
+
+
+def _external_encoder(encoder: Any) -> dict[str, str]:
+    """A published encoder names its source; one that is trained here has none and is saved."""
+    source = getattr(encoder, "source", None)
+    return {} if source is None else {f"modalities.{MODALITY}.encoder": source}

@@ -1,0 +1,112 @@
+"""Conditions of a frozen language model, cached: what a decoder trains on when everything before it stands still.
+
+Where backbone, queries and encoders are frozen, the hidden states at an `out` span are constants of the document. They are
+computed once, kept under the hash of everything that precedes the span, and decoder training then costs the decoder alone.
+Same gradients for the decoder, a fraction of the work.
+"""
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limner.data.collate import Collator
+from limner.data.features import FeatureCache
+from limner.data.mixture import Mixture
+from limner.document.document import Direction, Media
+from limner.model.multimodal import MultimodalLM
+from limner.tokens.batch import Batch, SpanBatch
+from limner.tokens.sequence import Sequence, Span
+
+_PREFILL_ROWS = 16
+"""Documents per forward when missing conditions are computed."""
+
+
+class ConditionLoader:
+    """Batches of `num_items` pictures of one modality with cached hidden states and latents; no ids.
+
+    A document counts with one of its pictures: the last, which has the most before it.
+    """
+
+    def __init__(
+        self, mixture: Mixture, *, model: MultimodalLM, name: str, num_items: int, position: int = 0
+    ) -> None:
+        self.mixture = mixture
+        self.model = model
+        self.name = name
+        self.num_items = num_items
+        self.position = position
+        self.cache = FeatureCache(model)
+        self.collate = Collator(model, cache=self.cache)
+        self.hidden: dict[bytes, Tensor] = {}
+        self.drawn: Counter[str] = Counter()
+        if not self.cache.covers(name, Direction.OUT):
+            raise ValueError(
+                f"the autoencoder of `{name}` is trained in this stage, so its latents cannot be cached\n"
+                "hint: use packed batches, or leave the autoencoder out of the trainable parts"
+            )
+
+    def next_batch(self) -> Batch:
+        """The batch at the current position; moves the position on."""
+        sequences: list[Sequence] = []
+        while len(sequences) < self.num_items:
+            document, draw = self.mixture.document(self.position)
+            sequence = self.model.render(document, key=draw.key)
+            self.position += 1
+            if any(span.direction is Direction.OUT for span in sequence.spans):
+                sequences.append(sequence)
+                self.drawn[draw.source] += 1
+        spans = [self._span(sequence) for sequence in sequences]
+        keys = [_prefix_key(sequence, span) for sequence, span in zip(sequences, spans, strict=True)]
+        self._fill(sequences, spans, keys)
+        media = [sequence.media[span.item] for sequence, span in zip(sequences, spans, strict=True)]
+        return self._batch(media, keys, tuple(sequence.key for sequence in sequences))
+
+    def _span(self, sequence: Sequence) -> Span:
+        made = (self.name, Direction.OUT)
+        return [span for span in sequence.spans if (span.modality, span.direction) == made][-1]
+
+    def _batch(self, media: list[Media], keys: list[bytes], item_keys: tuple[str, ...]) -> Batch:
+        hidden = torch.stack([self.hidden[key] for key in keys]).float()
+        latents = torch.stack(self.cache.features(media, direction=Direction.OUT))
+        empty = torch.zeros(0, 0, dtype=torch.long)
+        lengths = torch.full((len(media),), hidden.shape[1])
+        spans = SpanBatch(empty.flatten(), lengths, latents, item_keys, encoded=True, hidden=hidden)
+        return Batch(empty, empty, empty, empty, {(self.name, Direction.OUT): spans})
+
+    @torch.no_grad()
+    def _fill(self, sequences: list[Sequence], spans: list[Span], keys: list[bytes]) -> None:
+        missing = {
+            key: index for index, key in enumerate(keys) if key not in self.hidden
+        }
+        items = sorted(missing.items(), key=lambda entry: len(sequences[entry[1]]))
+        for start in range(0, len(items), _PREFILL_ROWS):
+            chunk = items[start : start + _PREFILL_ROWS]
+            chosen = [sequences[index] for _, index in chunk]
+            batch = self.collate([[sequence] for sequence in chosen]).to(self.model.device)
+            hidden = self.model.hidden_states(batch)
+            for row, (key, index) in enumerate(chunk):
+                span = spans[index]
+                states = hidden[row, span.start : span.start + span.length]
+                self.hidden[key] = states.to("cpu", torch.float16)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A few integers; the cache fills itself again."""
+        return {"position": self.position, "drawn": dict(self.drawn)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.position = int(state["position"])
+        self.drawn = Counter(state["drawn"])
+
+
+def _prefix_key(sequence: Sequence, span: Span) -> bytes:
+    """A hash over all that the hidden states at `span` depend on: the ids before it and the pictures read there."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(repr(sequence.ids[: span.start + span.length]).encode())
+    for other in sequence.spans:
+        if other.direction is Direction.IN and other.start < span.start:
+            digest.update(sequence.media[other.item].payload.digest.encode())
+    return digest.digest()

@@ -1,0 +1,140 @@
+"""Payloads of media parts: decoded once, lazily, and identified by content.
+
+Owns the way from a file, bytes, an array or a data URL to an RGB picture. Assumes nothing about models. Nothing here
+opens a network connection: a remote address is refused with a hint.
+
+Data flow: path | bytes | PIL | array | data URL -> `Image` -> `.pil()` (RGB) -> an encoder's or decoder's `preprocess`.
+"""
+
+import base64
+import binascii
+import functools
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import PIL.ImageOps
+
+MAX_PIXELS = 64_000_000
+"""Largest picture that is decoded: 64 megapixels; a larger one is refused before decoding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """A picture as encoded bytes (PNG, JPEG, WebP, ...), decoded to RGB when first asked for.
+
+    Two images are equal when their bytes are. `name` says where the picture came from and appears in messages.
+    """
+
+    data: bytes
+    name: str = "image"
+
+    @staticmethod
+    def from_path(path: str | Path) -> "Image":
+        """Read a file. Raises ValueError when it is missing or is no picture."""
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(
+                f"no such image file: `{path}`\nhint: check the path; relative paths start at {Path.cwd().name}/"
+            )
+        return Image.from_bytes(path.read_bytes(), name=path.name)
+
+    @staticmethod
+    def from_bytes(data: bytes, *, name: str = "image") -> "Image":
+        """Take encoded bytes; the header is checked now, the pixels are decoded later."""
+        image = Image(data=bytes(data), name=name)
+        image.size  # noqa: B018 - opens the header, so that what is not a picture fails here
+        return image
+
+    @staticmethod
+    def from_pil(picture: PIL.Image.Image, *, name: str = "image") -> "Image":
+        """Encode a PIL picture losslessly (PNG)."""
+        stream = io.BytesIO()
+        picture.save(stream, format="PNG")
+        return Image(data=stream.getvalue(), name=name)
+
+    @staticmethod
+    def from_array(array: Any, *, name: str = "image") -> "Image":
+        """Take an uint8 array [height, width, 3], values 0..255."""
+        shape, kind = getattr(array, "shape", None), str(getattr(array, "dtype", "?"))
+        if kind != "uint8" or shape is None or len(shape) != 3 or shape[2] != 3:
+            raise ValueError(
+                f"an image array has shape {shape} and type {kind}; expected uint8 [height, width, 3]\n"
+                "hint: scale floats to 0..255 and convert with .astype('uint8')"
+            )
+        return Image.from_pil(PIL.Image.fromarray(array), name=name)
+
+    @staticmethod
+    def from_data_url(url: str, *, name: str = "image") -> "Image":
+        """Take a `data:image/...;base64,` URL. A remote address is refused: the library never fetches."""
+        if not url.startswith("data:"):
+            raise ValueError(
+                f"cannot read the image address `{url[:60]}`; expected a data: URL\n"
+                "hint: download the picture first, or pass it as data:image/png;base64,..."
+            )
+        header, comma, body = url.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise ValueError(f"a data URL without base64 content: `{url[:40]}`\nhint: use data:image/png;base64,...")
+        try:
+            data = base64.b64decode(body, validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"broken base64 in a data URL ({error})\nhint: encode the file again") from error
+        return Image.from_bytes(data, name=name)
+
+    def _open(self) -> PIL.Image.Image:
+        try:
+            picture = PIL.Image.open(io.BytesIO(self.data))
+        except (PIL.UnidentifiedImageError, OSError, PIL.Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"`{self.name}` is not a picture that can be read\nhint: PNG, JPEG, WebP, GIF and BMP files are understood"
+            ) from error
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(
+                f"`{self.name}` has {picture.width}x{picture.height} pixels; at most {MAX_PIXELS} are decoded\n"
+                "hint: scale the picture down first"
+            )
+        return picture
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels as stored, before EXIF rotation."""
+        picture = self._open()
+        return picture.height, picture.width
+
+    def pil(self) -> PIL.Image.Image:
+        """The picture as RGB: EXIF orientation applied, transparency over white."""
+        try:
+            picture = PIL.ImageOps.exif_transpose(self._open())
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                layer = picture.convert("RGBA")
+                canvas = PIL.Image.new("RGBA", layer.size, (255, 255, 255, 255))
+                return PIL.Image.alpha_composite(canvas, layer).convert("RGB")
+            return picture.convert("RGB")
+        except (OSError, SyntaxError) as error:
+            raise ValueError(
+                f"`{self.name}` is damaged and cannot be decoded ({error})\nhint: open and save it again"
+            ) from error
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the encoded bytes: the item's identity in caches and noise keys."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def png_bytes(self) -> bytes:
+        """The picture as PNG bytes, whatever it was before."""
+        if self.data.startswith(b"\x89PNG"):
+            return self.data
+        return Image.from_pil(self.pil()).data
+
+    def data_url(self) -> str:
+        """The picture as a `data:image/png;base64,` URL."""
+        return "data:image/png;base64," + base64.b64encode(self.png_bytes()).decode("ascii")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and self.data == other.data
+
+    def __hash__(self) -> int:
+        return hash(self.digest)

@@ -1,0 +1,124 @@
+"""The contracts of a modality, and how to write one.
+
+A modality is up to five parts, each optional by direction:
+
+    in :  media --Encoder.preprocess--> tensor --Encoder.forward--> features --Projector--> rows of the LLM's input
+    out:  Queries (rows of the LLM's input) --LLM--> hidden states --Projector--> condition --Decoder--> picture
+
+To add an input modality write one class here below `encoders/`: `preprocess` turns a payload into a CPU tensor, `measure`
+says how many rows a payload will take (before any forward), `forward` takes a stack of such tensors and returns
+flat features plus lengths. Then name it in a composition: nothing else changes. Features are always flat plus lengths, so
+encoders of fixed, variable and dynamic length share one path.
+
+A decoder turns hidden states at an out-span into a picture. `encode` is its frozen, cacheable half (a VAE); `loss` and
+`sample` take one generator per item, so that an item's draws depend on nothing but its key.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from limner.document.document import Media
+from limner.modalities.guidance import Guidance
+
+
+class LossTerm(NamedTuple):
+    """A sum and its count, kept apart so that the mean is the same for any packing, accumulation and number of ranks."""
+
+    sum: Float[Tensor, ""]
+    count: Float[Tensor, ""]
+
+    @property
+    def mean(self) -> Float[Tensor, ""]:
+        """sum / count, and 0 for an empty term."""
+        return self.sum / self.count.clamp(min=1.0)
+
+
+class Features(NamedTuple):
+    """Rows of several items, concatenated in item order."""
+
+    values: Float[Tensor, "tokens width"]
+    lengths: Int[Tensor, " items"]
+
+
+class Encoder(nn.Module, ABC):
+    """Media -> features. Frozen unless a recipe trains it."""
+
+    width: int
+
+    @abstractmethod
+    def preprocess(self, media: Media) -> Tensor:
+        """One payload as a CPU tensor. Runs in loader workers."""
+
+    @abstractmethod
+    def measure(self, media: Media) -> int:
+        """How many feature rows `forward` will give for a payload, known without running it."""
+
+    @abstractmethod
+    def forward(self, items: Tensor) -> Features:
+        """Features of a stack of preprocessed items [items, ...]."""
+
+
+class Decoder(nn.Module, ABC):
+    """Hidden states of an out-span -> picture."""
+
+    condition_width: int
+    target_size: tuple[int, int]
+
+    @abstractmethod
+    def preprocess(self, media: Media) -> Float[Tensor, "3 height width_px"]:
+        """A target picture, RGB in [-1, 1], at `target_size` (h, w)."""
+
+    @abstractmethod
+    def encode(self, pixels: Float[Tensor, "items 3 height width_px"]) -> Float[Tensor, "items *latent"]:
+        """Target pictures in the space where the loss lives. Deterministic, without gradients, cacheable."""
+
+    @abstractmethod
+    def loss(
+        self,
+        condition: Float[Tensor, "items queries width"],
+        latents: Float[Tensor, "items *latent"],
+        *,
+        generators: Sequence[torch.Generator],
+    ) -> LossTerm:
+        """The generative loss of `latents` given `condition`. One CPU generator per item."""
+
+    @abstractmethod
+    def sample(
+        self,
+        condition: Float[Tensor, "branches items queries width"],
+        *,
+        guidance: Guidance,
+        generators: Sequence[torch.Generator],
+        num_inference_steps: int,
+        on_step: Callable[[int, int, Tensor], None] | None = None,
+    ) -> Float[Tensor, "items 3 height width_px"]:
+        """Pictures, RGB in [-1, 1]. `on_step(step, num_steps, latents)` is called after each step."""
+
+
+class Modality(nn.Module):
+    """The parts of one modality under one name. `encoder` and `decoder` may each be absent (one-way modalities)."""
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder | None = None,
+        input_projector: nn.Module | None = None,
+        queries: nn.Module | None = None,
+        output_projector: nn.Module | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        super().__init__()
+        if (encoder is None) != (input_projector is None):
+            raise ValueError("encoder and input_projector come together\nhint: give both, or neither")
+        if len({queries is None, output_projector is None, decoder is None}) != 1:
+            raise ValueError("queries, output_projector and decoder come together\nhint: give all three, or none")
+        self.encoder = encoder
+        self.input_projector = input_projector
+        self.queries = queries
+        self.output_projector = output_projector
+        self.decoder = decoder

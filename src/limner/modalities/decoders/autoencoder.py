@@ -1,0 +1,168 @@
+"""A small picture autoencoder: the latent space that a generator trained from scratch works in.
+
+Owns the way pixels -> latents -> pixels over diffusers' `AutoencoderTiny`, and the scale of the latents. Assumes square
+pictures of one size, RGB in [-1, 1]. Pixels are first folded into channels (`pixel_unshuffle`), because a convolution at
+full resolution is where a CPU would spend nearly all of its time.
+
+Data flow: pixels -> fold -> AutoencoderTiny encoder -> bounded latents -> (x - mean) / std -> latents of unit variance,
+and back. The loss adds noise to the latents: a generator's small errors then decode to nearly the same picture.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import AutoencoderTiny
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from limner.modalities.base import LossTerm
+
+LATENT_BOUND = 3.0
+"""Latents before scaling lie in (-3, 3), the range that AutoencoderTiny's decoder clamps to; a bound keeps the encoder
+from outgrowing the noise."""
+
+
+def _initialize(module: nn.Module) -> None:
+    """He initialization, and residual blocks that start as the identity.
+
+    torch's default shrinks the signal at every layer; without normalization layers the latents would start far below the
+    noise of the loss, and the first minutes of training would go by before anything passes.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, AutoencoderTinyBlock):
+        # `Module.apply` visits children first, so this comes after the line above.
+        nn.init.zeros_(module.conv[-1].weight)
+
+
+class PictureAutoencoder(nn.Module):
+    """Pictures [items 3 size size] <-> latents [items latent_channels h w] of zero mean and unit variance per channel.
+
+    The latent grid has h = w = size / downsampling, where downsampling = `fold` * 2 ** (len(encoder_blocks) - 1).
+
+    Args:
+        size: edge of a picture in pixels.
+        fold: pixels per edge that are folded into channels before the first convolution.
+        channels: width of every convolution.
+        latent_channels: channels of the latents.
+        encoder_blocks: residual blocks per resolution, finest first.
+        decoder_blocks: residual blocks per resolution, coarsest first; as many resolutions as the encoder.
+        latent_noise: standard deviation of the noise on the bounded latents in `reconstruction_loss`.
+        edge_weight: weight of the image-gradient part of `reconstruction_loss`.
+
+    Raises ValueError when `size` does not divide by the downsampling or the two sides differ in resolutions.
+    """
+
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        size: int = 64,
+        fold: int = 4,
+        channels: int = 128,
+        latent_channels: int = 16,
+        encoder_blocks: Sequence[int] = (1, 2),
+        decoder_blocks: Sequence[int] = (2, 2),
+        latent_noise: float = 0.2,
+        edge_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if len(encoder_blocks) != len(decoder_blocks):
+            raise ValueError(
+                f"encoder_blocks has {len(encoder_blocks)} resolutions, decoder_blocks has {len(decoder_blocks)}; "
+                "expected as many\nhint: give both the same length"
+            )
+        downsampling = fold * 2 ** (len(encoder_blocks) - 1)
+        if size % downsampling:
+            raise ValueError(
+                f"size is {size}; expected a multiple of {downsampling}, the downsampling\n"
+                "hint: change size, fold or the number of resolutions"
+            )
+        self.size = size
+        self.fold = fold
+        self.latent_noise = latent_noise
+        self.edge_weight = edge_weight
+        self.latent_shape = (latent_channels, size // downsampling, size // downsampling)
+        self.network = AutoencoderTiny(
+            in_channels=3 * fold**2,
+            out_channels=3 * fold**2,
+            encoder_block_out_channels=(channels,) * len(encoder_blocks),
+            decoder_block_out_channels=(channels,) * len(decoder_blocks),
+            num_encoder_blocks=tuple(encoder_blocks),
+            num_decoder_blocks=tuple(decoder_blocks),
+            latent_channels=latent_channels,
+            act_fn="relu",
+        )
+        self.network.apply(_initialize)
+        self.register_buffer("latent_mean", torch.zeros(latent_channels))
+        self.register_buffer("latent_std", torch.ones(latent_channels))
+
+    def encode(
+        self, pixels: Float[Tensor, "items 3 height width_px"]
+    ) -> Float[Tensor, "items channels latent_height latent_width"]:
+        """Latents of pictures (RGB in [-1, 1]); deterministic, unit variance once `calibrate` has run."""
+        if tuple(pixels.shape[-2:]) != (self.size, self.size):
+            raise ValueError(
+                f"pictures are {pixels.shape[-2]}x{pixels.shape[-1]}; expected {self.size}x{self.size}\n"
+                "hint: resize in preprocess"
+            )
+        mean, std = self._scale()
+        return (self._bounded_latents(pixels) - mean) / std
+
+    def decode(
+        self, latents: Float[Tensor, "items channels latent_height latent_width"]
+    ) -> Float[Tensor, "items 3 height width_px"]:
+        """Pictures, RGB in [-1, 1], of latents."""
+        mean, std = self._scale()
+        return self._pixels(latents * std + mean).clamp(-1.0, 1.0)
+
+    def reconstruction_loss(
+        self,
+        pixels: Float[Tensor, "items 3 height width_px"],
+        *,
+        generators: Sequence[torch.Generator],
+    ) -> LossTerm:
+        """Mean absolute error of pixels plus that of their differences to the next row and column, summed over items.
+
+        The second part keeps edges: on flat drawings an L1 loss alone is satisfied long before outlines are sharp.
+        Noise of `latent_noise` from each item's own generator makes the decoder smooth in the latents.
+        """
+        latents = self._bounded_latents(pixels)
+        noise = torch.stack([torch.randn(self.latent_shape, generator=generator) for generator in generators])
+        restored = self._pixels(latents + self.latent_noise * noise.to(latents))
+        error = restored.float() - pixels.float()
+        per_item = (
+            error.abs().mean(dim=(1, 2, 3))
+            + self.edge_weight * error.diff(dim=2).abs().mean(dim=(1, 2, 3))
+            + self.edge_weight * error.diff(dim=3).abs().mean(dim=(1, 2, 3))
+        )
+        return LossTerm(per_item.sum(), per_item.new_tensor(float(len(pixels))))
+
+    @torch.no_grad()
+    def calibrate(self, pixels: Float[Tensor, "items 3 height width_px"]) -> None:
+        """Measure mean and standard deviation per latent channel on `pixels`; saved with the weights.
+
+        Run once after training and before any latents are cached: it moves the latents.
+        """
+        latents = torch.cat([self._bounded_latents(chunk).float() for chunk in pixels.split(64)])
+        self.latent_mean.copy_(latents.mean(dim=(0, 2, 3)))
+        self.latent_std.copy_(latents.std(dim=(0, 2, 3)).clamp(min=1e-4))
+
+    def _bounded_latents(self, pixels: Tensor) -> Tensor:
+        folded = functional.pixel_unshuffle(pixels, self.fold)
+        # channels_last is the layout that convolutions are fastest in, twice as fast in bfloat16 on a CPU.
+        raw = self.network.encoder(folded.contiguous(memory_format=torch.channels_last))
+        return torch.tanh(raw / LATENT_BOUND) * LATENT_BOUND
+
+    def _pixels(self, bounded: Tensor) -> Tensor:
+        folded = self.network.decoder(bounded.contiguous(memory_format=torch.channels_last))
+        return functional.pixel_shuffle(folded.contiguous(), self.fold)
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        return self.latent_mean[:, None, None], self.latent_std[:, None, None]

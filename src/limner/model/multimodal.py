@@ -1,0 +1,166 @@
+"""MultimodalLM: the join of a language model and modalities.
+
+    ids --embed--> rows; features and queries are written into their slots by index
+        --backbone--> hidden states --> text loss, and at `out` slots the condition of each decoder's loss
+
+Owns placing and reading spans. Knows no modality by name and no paper: a modality with a decoder is drawn, one with an
+encoder is read.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.backbone.attention import packed_causal_mask
+from limner.backbone.hf import Backbone
+from limner.document.document import Direction, Media
+from limner.modalities.base import Features, LossTerm, Modality
+from limner.modalities.noise import keyed_generator
+from limner.model.losses import text_loss
+from limner.tokens.batch import Batch, SpanBatch
+from limner.tokens.render import Renderer
+from limner.tokens.template import Template
+from limner.tokens.tokenizer import TextTokenizer
+from limner.tokens.vocabulary import Vocabulary
+
+TEXT = "text"
+"""Name of the language-model loss term; a modality's term has the modality's name."""
+
+
+class MultimodalLM(nn.Module):
+    """A backbone, modalities by name, and the renderer that turns Documents into its ids and spans.
+
+    `external` names parts (dotted prefixes) whose weights are published elsewhere, with "<name>@<fingerprint>" each.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        modalities: Mapping[str, Modality],
+        vocabulary: Vocabulary,
+        template: Template,
+        tokenizer: TextTokenizer,
+        external: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.external = dict(external or {})
+        self.backbone = backbone
+        self.modalities = nn.ModuleDict(modalities)
+        self.vocabulary = vocabulary
+        self.tokenizer = tokenizer
+        self.render = Renderer(
+            template=template, tokenizer=tokenizer, vocabulary=vocabulary, measure=self.span_length
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.backbone.added_input.device
+
+    def modality(self, name: str) -> Modality:
+        """A modality by name. Raises ValueError for one the model has not."""
+        if name not in self.modalities:
+            raise ValueError(
+                f"the model has no modality `{name}`; it has {', '.join(self.modalities) or 'none'}\n"
+                "hint: leave that media part out, or use a model that was built with it"
+            )
+        return self.modalities[name]
+
+    def span_length(self, media: Media, direction: Direction) -> int:
+        """Slots of a media part in a direction, known before any forward."""
+        modality = self.modality(media.modality)
+        if direction is Direction.OUT:
+            if modality.queries is None:
+                raise ValueError(f"the model cannot make `{media.modality}`\nhint: it can only read it")
+            return modality.queries.num_queries
+        if modality.encoder is None:
+            raise ValueError(f"the model cannot read `{media.modality}`\nhint: it can only make it")
+        return modality.encoder.measure(media)
+
+    def read(self, name: str, items: Tensor) -> Features:
+        """Input rows of preprocessed items: encoder, then projector."""
+        modality = self.modality(name)
+        features = modality.encoder(items)
+        return Features(self._project(modality, features.values), features.lengths)
+
+    def condition(
+        self, name: str, hidden: Float[Tensor, "*items queries d_model"]
+    ) -> Float[Tensor, "*items queries width"]:
+        """The decoder's condition from hidden states at `out` slots."""
+        return self.modality(name).output_projector(hidden.float())
+
+    def embed(self, batch: Batch) -> Float[Tensor, "batch seq d_model"]:
+        """Input rows of a batch: token rows, with features and queries in their slots."""
+        rows = self.backbone.embed(batch.ids)
+        flat = rows.flatten(0, 1)  # [batch * seq, d_model]
+        for (name, direction), spans in batch.spans.items():
+            modality = self.modality(name)
+            if direction is Direction.OUT:
+                values = modality.queries(len(spans.lengths))
+            elif spans.encoded:
+                values = self._project(modality, spans.values)
+            else:
+                values = self.read(name, spans.values).values
+            flat = flat.index_copy(0, spans.slots, values.to(flat.dtype))
+        return flat.view_as(rows)
+
+    def hidden_states(self, batch: Batch) -> Float[Tensor, "batch seq d_model"]:
+        """Final-norm hidden states of a packed batch."""
+        return self.backbone.hidden_states(
+            self.embed(batch),
+            positions=batch.positions,
+            mask=packed_causal_mask(batch.documents, dtype=self.backbone.dtype),
+        )
+
+    def forward(self, batch: Batch, *, noise_key: tuple[int | str, ...]) -> dict[str, LossTerm]:
+        """Loss terms by name: "text" (nats per target) and one per modality that is made.
+
+        `noise_key` (seed, step) together with each item's key decides its timesteps and noise.
+        """
+        terms: dict[str, LossTerm] = {}
+        hidden = None
+        if batch.ids.numel():
+            hidden = self.hidden_states(batch)
+            terms[TEXT] = text_loss(self.backbone, hidden, batch.labels)
+        for name, modality in self.modalities.items():
+            if modality.decoder is None:
+                continue
+            spans = batch.spans.get((name, Direction.OUT))
+            if spans is None:
+                terms[name] = self._absent(modality)
+            else:
+                terms[name] = self._creation_loss(name, spans, hidden, noise_key=noise_key)
+        return terms
+
+    def out_hidden(
+        self, spans: SpanBatch, hidden: Float[Tensor, "batch seq d_model"]
+    ) -> Float[Tensor, "items queries d_model"]:
+        """Hidden states at the slots of `out` spans (all of one length: the number of queries)."""
+        return hidden.flatten(0, 1)[spans.slots].unflatten(0, (len(spans.lengths), -1))
+
+    def _creation_loss(
+        self, name: str, spans: SpanBatch, hidden: Tensor | None, *, noise_key: tuple[int | str, ...]
+    ) -> LossTerm:
+        decoder = self.modality(name).decoder
+        states = spans.hidden if spans.hidden is not None else self.out_hidden(spans, hidden)
+        latents = spans.values if spans.encoded else decoder.encode(spans.values)
+        generators = [keyed_generator(*noise_key, key) for key in spans.keys]
+        return decoder.loss(self.condition(name, states), latents, generators=generators)
+
+    def _project(self, modality: Modality, values: Tensor) -> Tensor:
+        return modality.input_projector(values.float())
+
+    def _absent(self, modality: Modality) -> LossTerm:
+        """The term of a modality that this batch does not make: zero, but attached to its trainable parameters.
+
+        Contract: this is the only place where an absent modality is handled. Every rank then runs the same gradient
+        reductions whatever its batch holds, and the parameters get a zero gradient instead of none.
+        """
+        zero = torch.zeros((), device=self.device)
+        for parameter in modality.parameters():
+            if parameter.requires_grad:
+                zero = zero + 0.0 * parameter.float().sum()
+        return LossTerm(zero, torch.zeros((), device=self.device))

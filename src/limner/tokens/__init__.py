@@ -1,0 +1,1 @@
+"""Layer 1: how a Document becomes ids and spans."""

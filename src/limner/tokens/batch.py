@@ -1,0 +1,73 @@
+"""Batch: sequences packed into rows, as tensors. What the model's forward takes.
+
+Several documents may share a row; `documents` tells them apart (0 is padding), `positions` restart with each. Spans become
+flat slot indices, so features are placed and hidden states are read by index, once, batched.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from limner.document.document import Direction
+
+IGNORED = -100
+"""Label of positions that are no target (the ignore_index of torch's cross entropy)."""
+
+
+@dataclass(frozen=True)
+class SpanBatch:
+    """All spans of one modality and direction in a batch, in row order.
+
+    slots:   flat positions row * seq + column of every slot, span after span.
+    lengths: slots per span.
+    values:  `in`: stacked preprocessed items, or feature rows [tokens width] when `encoded`.
+             `out`: target pixels [items 3 h w], or latents when `encoded`.
+    keys:    identity of each item, for noise generators.
+    hidden:  `out` only: hidden states at the slots, when a cache holds them and the language model need not run.
+    """
+
+    slots: Int[Tensor, " tokens"]
+    lengths: Int[Tensor, " items"]
+    values: Tensor
+    keys: tuple[str, ...]
+    encoded: bool = False
+    hidden: Float[Tensor, "items queries d_model"] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows. `labels[b, i]` is the id at i where it is a target, else IGNORED; it is predicted from i - 1."""
+
+    ids: Int[Tensor, "batch seq"]
+    positions: Int[Tensor, "batch seq"]
+    documents: Int[Tensor, "batch seq"]
+    labels: Int[Tensor, "batch seq"]
+    spans: dict[tuple[str, Direction], SpanBatch] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that hold a token (padding left out)."""
+        return int((self.documents > 0).sum())
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on another device."""
+        return Batch(
+            self.ids.to(device),
+            self.positions.to(device),
+            self.documents.to(device),
+            self.labels.to(device),
+            {name: _spans_to(spans, device) for name, spans in self.spans.items()},
+        )
+
+
+def _spans_to(spans: SpanBatch, device: torch.device | str) -> SpanBatch:
+    return dataclasses.replace(
+        spans,
+        slots=spans.slots.to(device),
+        lengths=spans.lengths.to(device),
+        values=spans.values.to(device),
+        hidden=None if spans.hidden is None else spans.hidden.to(device),
+    )

@@ -1,0 +1,74 @@
+"""The only home of token ids.
+
+A language model brings `base_size` rows of its own. Modalities ask for further tokens by role ("image.out.begin"); the
+result is one frozen table, saved with the checkpoint. Ids of imported checkpoints are read from their files and put in
+the same table, so no other module ever assumes one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from limner.document.document import Direction
+
+
+class SpanTokens(NamedTuple):
+    """Ids around a span: `begin`, `slot` (one per row, overwritten by features or queries), `end`."""
+
+    begin: int
+    slot: int
+    end: int
+
+
+def span_roles(modality: str, directions: Sequence[Direction]) -> list[str]:
+    """The roles a modality asks for: begin, slot and end in each of its directions."""
+    return [f"{modality}.{direction}.{kind}" for direction in directions for kind in ("begin", "slot", "end")]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Role -> id. Ids from `base_size` on are rows that were added to the language model."""
+
+    base_size: int
+    ids: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        if len(set(self.ids.values())) != len(self.ids):
+            raise ValueError(f"two roles share a token id: {dict(self.ids)}\nhint: every role needs an id of its own")
+
+    @staticmethod
+    def grow(base_size: int, *, roles: Sequence[str]) -> "Vocabulary":
+        """Give each role the next free id after the language model's own rows."""
+        return Vocabulary(base_size, {role: base_size + index for index, role in enumerate(roles)})
+
+    @property
+    def num_added(self) -> int:
+        """Rows added to the language model."""
+        return sum(token >= self.base_size for token in self.ids.values())
+
+    def span(self, modality: str, direction: Direction) -> SpanTokens:
+        """The ids around a span. Raises ValueError when the model has no such modality or direction."""
+        try:
+            return SpanTokens(*(self.ids[f"{modality}.{direction}.{kind}"] for kind in ("begin", "slot", "end")))
+        except KeyError:
+            known = sorted({role.rsplit(".", 1)[0] for role in self.ids})
+            raise ValueError(
+                f"the model has no `{modality}` in the direction `{direction}`; it has {', '.join(known) or 'none'}\n"
+                "hint: leave that media part out, or use a model that was built with it"
+            ) from None
+
+    def modality_of_begin(self, token: int) -> str | None:
+        """The modality that `token` begins to draw (an `out` begin token), or None."""
+        for role, identifier in self.ids.items():
+            if identifier == token and role.endswith(f".{Direction.OUT}.begin"):
+                return role.split(".", 1)[0]
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary."""
+        return {"base_size": self.base_size, "ids": dict(self.ids)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> "Vocabulary":
+        """Read what `to_json` wrote."""
+        return Vocabulary(int(data["base_size"]), {role: int(token) for role, token in data["ids"].items()})
