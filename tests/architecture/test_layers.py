@@ -127,7 +127,8 @@ def test_every_package_has_a_layer():
 
 @each_file
 def test_files_and_functions_are_short(path: Path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE_LINES
+    num_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert num_lines <= MAX_FILE_LINES
     long = [
         f"{node.name}: {length} lines"
         for node in ast.walk(parse(path))
@@ -154,6 +155,15 @@ def test_every_module_explains_itself_and_packages_export_nothing(path: Path):
 def test_annotations_are_never_postponed(path: Path):
     futures = [n for n in ast.walk(parse(path)) if isinstance(n, ast.ImportFrom)]
     assert "__future__" not in {node.module for node in futures}
+
+
+@each_file
+def test_protocols_can_be_checked_at_run_time(path: Path):
+    # beartype checks every annotation in tests and cannot check a protocol without the decorator.
+    classes = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ClassDef)]
+    protocols = [c for c in classes if any("Protocol" in ast.unparse(base) for base in c.bases)]
+    decorated = [c for c in protocols if "runtime_checkable" in map(ast.unparse, c.decorator_list)]
+    assert [c.name for c in protocols if c not in decorated] == []
 
 
 @each_file

@@ -10,7 +10,12 @@ from limner.modalities.noise import keyed_generator
 def tiny_autoencoder() -> PictureAutoencoder:
     torch.manual_seed(0)
     return PictureAutoencoder(
-        size=16, fold=2, channels=16, latent_channels=4, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
+        size=16,
+        fold=2,
+        channels=(16, 16),
+        latent_channels=4,
+        encoder_blocks=(1, 1),
+        decoder_blocks=(1, 1),
     )
 
 
@@ -76,9 +81,13 @@ def test_latents_before_scaling_stay_within_the_bound():
 def test_the_loss_is_a_sum_that_does_not_change_with_batching_or_order():
     autoencoder = tiny_autoencoder()
     whole = autoencoder.reconstruction_loss(pictures(4), generators=generators(0, 1, 2, 3))
-    backwards = autoencoder.reconstruction_loss(pictures(4).flip(0), generators=generators(3, 2, 1, 0))
+    backwards = autoencoder.reconstruction_loss(
+        pictures(4).flip(0), generators=generators(3, 2, 1, 0)
+    )
     halves = [
-        autoencoder.reconstruction_loss(pictures(4)[start : start + 2], generators=generators(start, start + 1))
+        autoencoder.reconstruction_loss(
+            pictures(4)[start : start + 2], generators=generators(start, start + 1)
+        )
         for start in (0, 2)
     ]
     assert whole.count == sum(half.count for half in halves) == 4
@@ -89,7 +98,9 @@ def test_the_loss_is_a_sum_that_does_not_change_with_batching_or_order():
 def test_the_loss_reaches_every_parameter():
     autoencoder = tiny_autoencoder()
     autoencoder.reconstruction_loss(pictures(2), generators=generators(0, 1)).mean.backward()
-    missing = [name for name, p in autoencoder.named_parameters() if p.grad is None or not p.grad.any()]
+    missing = [
+        name for name, p in autoencoder.named_parameters() if p.grad is None or not p.grad.any()
+    ]
     assert missing == []
 
 
@@ -108,8 +119,10 @@ def test_it_learns_to_redraw_one_picture():
 
 def test_sizes_that_do_not_fit_are_refused_with_the_numbers():
     with pytest.raises(ValueError, match="size is 60; expected a multiple of 8"):
-        PictureAutoencoder(size=60, fold=4, encoder_blocks=(1, 1), decoder_blocks=(1, 1))
-    with pytest.raises(ValueError, match="2 resolutions.*1"):
+        PictureAutoencoder(size=60)
+    with pytest.raises(ValueError, match="2, 2 and 1 resolutions"):
         PictureAutoencoder(encoder_blocks=(1, 1), decoder_blocks=(1,))
+    with pytest.raises(ValueError, match="the last of channels is 190"):
+        PictureAutoencoder(channels=(96, 190))
     with pytest.raises(ValueError, match="pictures are 8x8; expected 16x16"):
         tiny_autoencoder().encode(pictures(1, size=8))

@@ -16,7 +16,12 @@ WIDTH = 8
 def tiny_decoder(*, draws_per_item: int = 2) -> FlowDecoder:
     torch.manual_seed(0)
     autoencoder = PictureAutoencoder(
-        size=16, fold=2, channels=16, latent_channels=4, encoder_blocks=(1, 1), decoder_blocks=(1, 1)
+        size=16,
+        fold=2,
+        channels=(16, 16),
+        latent_channels=4,
+        encoder_blocks=(1, 1),
+        decoder_blocks=(1, 1),
     )
     decoder = FlowDecoder(
         autoencoder,
@@ -26,7 +31,8 @@ def tiny_decoder(*, draws_per_item: int = 2) -> FlowDecoder:
         num_heads=2,
         draws_per_item=draws_per_item,
     )
-    # As after training: the zero start of the last layer would hide the condition and the order of rows.
+    # As after training: the zero start of the last layer would hide the condition and the order of
+    # rows.
     torch.nn.init.normal_(decoder.transformer.proj_out.weight, std=0.3)
     return decoder
 
@@ -57,7 +63,8 @@ def test_the_loss_counts_items_times_draws_and_does_not_change_with_batching_or_
     whole = decoder.loss(condition, latents, generators=generators(0, 1, 2, 3))
     backwards = decoder.loss(condition.flip(0), latents.flip(0), generators=generators(3, 2, 1, 0))
     single = [
-        decoder.loss(condition[item, None], latents[item, None], generators=generators(item)) for item in range(4)
+        decoder.loss(condition[item, None], latents[item, None], generators=generators(item))
+        for item in range(4)
     ]
     assert whole.count == 8 == sum(term.count for term in single)
     torch.testing.assert_close(whole.sum, backwards.sum, rtol=1e-5, atol=1e-5)
@@ -77,7 +84,9 @@ def test_the_loss_depends_on_the_generators_alone_and_not_on_the_global_seed():
 
 def test_an_untrained_decoder_has_the_loss_of_predicting_zero():
     torch.manual_seed(0)
-    fresh = FlowDecoder(tiny_decoder().autoencoder, condition_width=WIDTH, width=32, num_layers=1, num_heads=2)
+    fresh = FlowDecoder(
+        tiny_decoder().autoencoder, condition_width=WIDTH, width=32, num_layers=1, num_heads=2
+    )
     condition, latents = batch(fresh, 64)
     loss = fresh.loss(condition, latents, generators=generators(*range(64))).mean
     # |noise - x|^2 of two independent unit-variance tensors.
@@ -91,9 +100,11 @@ def test_gradients_reach_every_trainable_parameter_and_the_condition():
     decoder.loss(condition, latents, generators=generators(0, 1)).mean.backward()
     trainable = [(name, p) for name, p in decoder.named_parameters() if p.requires_grad]
     assert [name for name, p in trainable if p.grad is None or not p.grad.isfinite().all()] == []
-    # The bias of a key shifts all scores of a query alike: softmax removes it, so its gradient is zero by nature.
+    # The bias of a key shifts all scores of a query alike: softmax removes it, so its gradient is
+    # zero by nature.
     assert [name for name, p in trainable if not p.grad.any() and "to_k.bias" not in name] == []
-    assert condition.grad is not None and condition.grad.abs().sum() > 0
+    assert condition.grad is not None
+    assert condition.grad.abs().sum() > 0
     assert not any(name.startswith("autoencoder.") for name, _ in trainable)
 
 
@@ -143,7 +154,9 @@ def test_every_step_is_reported_and_the_last_one_is_the_picture():
     decoder = tiny_decoder()
     condition, _ = batch(decoder, 2)
     seen = []
-    pixels = sample(decoder, condition[None], 0, 1, steps=4, on_step=lambda *report: seen.append(report))
+    pixels = sample(
+        decoder, condition[None], 0, 1, steps=4, on_step=lambda *report: seen.append(report)
+    )
     assert [(step, total) for step, total, _ in seen] == [(step, 4) for step in range(4)]
     assert torch.equal(decoder.autoencoder.decode(seen[-1][2]), pixels)
 
@@ -161,16 +174,19 @@ def test_the_sampler_follows_an_exact_velocity_to_the_latents():
 def test_a_wide_picture_keeps_its_proportions_on_a_white_ground():
     decoder = tiny_decoder()
     black = torch.zeros(10, 40, 3, dtype=torch.uint8).numpy()
-    pixels = decoder.preprocess(Media("image", Image.from_array(black)))
+    pixels = decoder.preprocess(Media(Image.from_array(black)))
     assert pixels.shape == (3, 16, 16)
     assert (pixels[:, 6:10] == -1.0).all()
-    assert (pixels[:, :6] == 1.0).all() and (pixels[:, 10:] == 1.0).all()
+    assert (pixels[:, :6] == 1.0).all()
+    assert (pixels[:, 10:] == 1.0).all()
 
 
 def test_rows_and_branches_that_do_not_match_are_refused_with_the_numbers():
     decoder = tiny_decoder()
     condition, latents = batch(decoder, 2)
-    with pytest.raises(ValueError, match="condition has 1 branches; expected 2 for ClassifierFreeGuidance"):
+    with pytest.raises(
+        ValueError, match="condition has 1 branches; expected 2 for ClassifierFreeGuidance"
+    ):
         sample(decoder, condition[None], 0, 1, guidance=ClassifierFreeGuidance(3.0))
     with pytest.raises(ValueError, match="1 rows of generators"):
         decoder.loss(condition, latents, generators=generators(0))

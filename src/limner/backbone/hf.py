@@ -75,11 +75,10 @@ class Backbone(nn.Module):
 
     def embed(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_model"]:
         """Input rows of ids, added ones included."""
-        matrix = self.language_model.get_input_embeddings().weight
-        rows = F.embedding(ids.clamp(max=self.base_size - 1), matrix)
+        # The module, not its matrix: some families scale in it.
+        rows = self.language_model.get_input_embeddings()(ids.clamp(max=self.base_size - 1))
+        # Without added ids too: the added rows then have a zero gradient instead of none.
         added = ids >= self.base_size
-        if not bool(added.any()):
-            return rows
         return rows.index_put((added,), self.added_input[ids[added] - self.base_size].to(rows.dtype))
 
     def hidden_states(

@@ -6,7 +6,7 @@ The wiring of `limner-tiny` and of every model with continuous input and query o
                                  LLM(queries) -> MLP -> decoder -> picture
 """
 
-from typing import Any
+from typing import Literal
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -15,9 +15,10 @@ from limner import zoo
 from limner.backbone.hf import Backbone
 from limner.backbone.lora import LoraSpec
 from limner.document.document import Direction
-from limner.modalities.base import Decoder, Encoder, Modality
+from limner.modalities.base import Decoder, Encoder, InputProjector, Modality
+from limner.modalities.encoders.efficientnet import EfficientNetEncoder
 from limner.modalities.decoders.queries import LearnedQueries
-from limner.modalities.projectors import MLPProjector
+from limner.modalities.projectors import MLPProjector, Rowwise
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.template import Template
 from limner.tokens.tokenizer import TextTokenizer, byte_tokenizer
@@ -32,33 +33,47 @@ def illustrator(
     encoder: Encoder,
     decoder: Decoder,
     num_queries: int,
+    input_projector: InputProjector | None = None,
     lora: LoraSpec | None = None,
     system: str | None = None,
-    seed: int = 0,
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> MultimodalLM:
-    """Wire a published language model (a zoo name or a directory). New parts are drawn from `seed`.
+    """Wire a published language model (a zoo name or a directory).
 
+    `input_projector` None takes an MLP per feature row.
     `system` None keeps the chat template's default system text; "" renders none, which saves its tokens in every document.
+    `dtype` is the language model's; what is trained stays in float32.
     """
     path = zoo.locate(language_model)
     tokenizer = TextTokenizer.from_pretrained(path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
-        backbone = Backbone.from_pretrained(path, num_added=len(roles), lora=lora)
-        return _wire(
-            backbone,
-            tokenizer=tokenizer,
-            roles=roles,
-            encoder=encoder,
-            decoder=decoder,
-            num_queries=num_queries,
-            system=system,
-            external={
-                "backbone.language_model": f"{language_model}@{zoo.fingerprint(path)}",
-                **_external_encoder(encoder),
-            },
-        )
+    roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
+    backbone = Backbone.from_pretrained(
+        path, num_added=len(roles), lora=lora, dtype=getattr(torch, dtype)
+    )
+    return _wire(
+        backbone,
+        tokenizer=tokenizer,
+        roles=roles,
+        encoder=encoder,
+        decoder=decoder,
+        num_queries=num_queries,
+        input_projector=input_projector,
+        system=system,
+        external={
+            "backbone.language_model": f"{language_model}@{zoo.fingerprint(path)}",
+            **_external_encoder(encoder),
+        },
+    )
+
+
+def efficientnet(
+    *, weights: str = "efficientnet-lite0", image_size: int = 224, grid: int = 4, stride: int = 32
+) -> EfficientNetEncoder:
+    """A published, frozen EfficientNet-lite0 (a zoo name or a directory)."""
+    path = zoo.locate(weights)
+    encoder = EfficientNetEncoder(path, image_size=image_size, grid=grid, stride=stride)
+    encoder.source = f"{weights}@{zoo.fingerprint(path)}"
+    return encoder
 
 
 def scratch_illustrator(
@@ -70,36 +85,33 @@ def scratch_illustrator(
     num_layers: int = 4,
     num_heads: int = 4,
     context_length: int = 512,
-    seed: int = 0,
 ) -> MultimodalLM:
     """The same wiring around a small Llama over bytes, trained from nothing: for recipes that need no download."""
     tokenizer = byte_tokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=len(tokenizer.tokenizer),
-            hidden_size=d_model,
-            intermediate_size=4 * d_model,
-            num_hidden_layers=num_layers,
-            num_attention_heads=num_heads,
-            max_position_embeddings=context_length,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.tokenizer.bos_token_id,
-            eos_token_id=tokenizer.tokenizer.eos_token_id,
-        )
-        config._attn_implementation = "sdpa"
-        roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
-        backbone = Backbone(LlamaForCausalLM(config), num_added=len(roles))
-        return _wire(
-            backbone,
-            tokenizer=tokenizer,
-            roles=roles,
-            encoder=encoder,
-            decoder=decoder,
-            num_queries=num_queries,
-            system="",
-            external=_external_encoder(encoder),
-        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer.tokenizer),
+        hidden_size=d_model,
+        intermediate_size=4 * d_model,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        max_position_embeddings=context_length,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.tokenizer.bos_token_id,
+        eos_token_id=tokenizer.tokenizer.eos_token_id,
+    )
+    config._attn_implementation = "sdpa"
+    roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
+    return _wire(
+        Backbone(LlamaForCausalLM(config), num_added=len(roles)),
+        tokenizer=tokenizer,
+        roles=roles,
+        encoder=encoder,
+        decoder=decoder,
+        num_queries=num_queries,
+        input_projector=None,
+        system="",
+        external=_external_encoder(encoder),
+    )
 
 
 def _wire(
@@ -110,13 +122,15 @@ def _wire(
     encoder: Encoder,
     decoder: Decoder,
     num_queries: int,
+    input_projector: InputProjector | None,
     system: str | None,
     external: dict[str, str],
 ) -> MultimodalLM:
     width = backbone.d_model
     image = Modality(
         encoder=encoder,
-        input_projector=MLPProjector(width_in=encoder.width, width_out=width),
+        input_projector=input_projector
+        or Rowwise(MLPProjector(width_in=encoder.width, width_out=width)),
         queries=LearnedQueries(num_queries=num_queries, width=width),
         output_projector=MLPProjector(width_in=width, width_out=decoder.condition_width),
         decoder=decoder,
@@ -131,7 +145,6 @@ def _wire(
     )
 
 
-def _external_encoder(encoder: Any) -> dict[str, str]:
+def _external_encoder(encoder: Encoder) -> dict[str, str]:
     """A published encoder names its source; one that is trained here has none and is saved."""
-    source = getattr(encoder, "source", None)
-    return {} if source is None else {f"modalities.{MODALITY}.encoder": source}
+    return {f"modalities.{MODALITY}.encoder": encoder.source} if encoder.source else {}

@@ -11,6 +11,9 @@ from limner.model.multimodal import MultimodalLM
 from limner.tokens.batch import IGNORED, Batch, SpanBatch
 from limner.tokens.sequence import Sequence
 
+WIDTH_STEP = 32
+"""Rows are padded to a multiple of this: kernels are prepared per shape, and few shapes are prepared once."""
+
 
 class Collator:
     """Rows of sequences -> Batch for `model`. With a cache, frozen encoders and autoencoders run once per item."""
@@ -21,7 +24,8 @@ class Collator:
 
     def __call__(self, rows: Items[Items[Sequence]]) -> Batch:
         """Pack each row's sequences one after another and pad the rows at their ends."""
-        width = max(sum(map(len, row)) for row in rows)
+        longest = max(sum(map(len, row)) for row in rows)
+        width = -(-longest // WIDTH_STEP) * WIDTH_STEP
         ids = torch.zeros(len(rows), width, dtype=torch.long)
         positions, documents = torch.zeros_like(ids), torch.zeros_like(ids)
         labels = torch.full_like(ids, IGNORED)
@@ -61,12 +65,16 @@ class Collator:
         if any(item.payload is None for item in media):
             # Still to be made: there is no target, and a loss on it would fail on this empty tensor.
             return SpanBatch(torch.cat(slots), lengths, torch.zeros(len(media), 0), keys)
-        cached = self.cache is not None and self.cache.covers(name, direction)
-        if cached:
+        places = torch.cat(slots)
+        if self.cache is not None and self.cache.covers(name, direction):
             features = self.cache.features(media, direction=direction)
-            values = torch.cat(features) if direction is Direction.IN else torch.stack(features)
-        else:
-            modality = self.model.modality(name)
-            part = modality.encoder if direction is Direction.IN else modality.decoder
-            values = torch.stack([part.preprocess(item) for item in media])
-        return SpanBatch(torch.cat(slots), lengths, values, keys, encoded=cached)
+            if direction is Direction.OUT:
+                return SpanBatch(places, lengths, torch.stack(features), keys, encoded=True)
+            rows = torch.tensor([len(feature) for feature in features])
+            return SpanBatch(
+                places, lengths, torch.cat(features), keys, encoded=True, value_lengths=rows
+            )
+        modality = self.model.modality(name)
+        part = modality.encoder if direction is Direction.IN else modality.decoder
+        values = torch.stack([part.preprocess(item) for item in media])
+        return SpanBatch(places, lengths, values, keys)

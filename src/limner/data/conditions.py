@@ -20,6 +20,9 @@ from limner.model.multimodal import MultimodalLM
 from limner.tokens.batch import Batch, SpanBatch
 from limner.tokens.sequence import Sequence, Span
 
+_MAX_SEARCHED = 1000
+"""So many documents without a picture to make mean that the mixture has none."""
+
 _PREFILL_ROWS = 16
 """Documents per forward when missing conditions are computed."""
 
@@ -47,26 +50,45 @@ class ConditionLoader:
                 f"the autoencoder of `{name}` is trained in this stage, so its latents cannot be cached\n"
                 "hint: use packed batches, or leave the autoencoder out of the trainable parts"
             )
+        trained = [
+            parameter_name
+            for parameter_name, parameter in model.named_parameters()
+            if parameter.requires_grad and not parameter_name.startswith(_behind(name))
+        ]
+        if trained:
+            raise ValueError(
+                f"cached conditions of `{name}` would go stale: {trained[0]} and {len(trained) - 1} more are trained\n"
+                "hint: use packed batches, or train only the output projector and the decoder"
+            )
 
     def next_batch(self) -> Batch:
         """The batch at the current position; moves the position on."""
         sequences: list[Sequence] = []
+        start = self.position
         while len(sequences) < self.num_items:
+            if not sequences and self.position - start >= _MAX_SEARCHED:
+                raise ValueError(
+                    f"the mixture makes no `{self.name}` in {_MAX_SEARCHED} documents from position {start}\n"
+                    "hint: train this stage on documents whose pictures are made"
+                )
             document, draw = self.mixture.document(self.position)
             sequence = self.model.render(document, key=draw.key)
             self.position += 1
-            if any(span.direction is Direction.OUT for span in sequence.spans):
+            if any(self._is_made(span) for span in sequence.spans):
                 sequences.append(sequence)
                 self.drawn[draw.source] += 1
         spans = [self._span(sequence) for sequence in sequences]
         keys = [_prefix_key(sequence, span) for sequence, span in zip(sequences, spans, strict=True)]
         self._fill(sequences, spans, keys)
         media = [sequence.media[span.item] for sequence, span in zip(sequences, spans, strict=True)]
-        return self._batch(media, keys, tuple(sequence.key for sequence in sequences))
+        named = zip(sequences, spans, strict=True)
+        return self._batch(media, keys, tuple(f"{sequence.key}:{span.item}" for sequence, span in named))
 
     def _span(self, sequence: Sequence) -> Span:
-        made = (self.name, Direction.OUT)
-        return [span for span in sequence.spans if (span.modality, span.direction) == made][-1]
+        return [span for span in sequence.spans if self._is_made(span)][-1]
+
+    def _is_made(self, span: Span) -> bool:
+        return (span.modality, span.direction) == (self.name, Direction.OUT)
 
     def _batch(self, media: list[Media], keys: list[bytes], item_keys: tuple[str, ...]) -> Batch:
         hidden = torch.stack([self.hidden[key] for key in keys]).float()
@@ -100,6 +122,11 @@ class ConditionLoader:
         """Go on where `state` was taken."""
         self.position = int(state["position"])
         self.drawn = Counter(state["drawn"])
+
+
+def _behind(name: str) -> tuple[str, str]:
+    """Prefixes of the parameters that come after the hidden states."""
+    return f"modalities.{name}.output_projector.", f"modalities.{name}.decoder."
 
 
 def _prefix_key(sequence: Sequence, span: Span) -> bytes:

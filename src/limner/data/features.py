@@ -1,25 +1,14 @@
 """Feature cache: what frozen encoders and autoencoders give for an item, computed once.
 
-Content-addressed by the item's bytes and direction, and valid for one state of the frozen weights: `fingerprint` of the
-parts goes into the cache's identity, so changed weights never meet old features. Held in memory as float16.
+Content-addressed by the item's bytes and direction. A cache belongs to one model and covers only parts without a trainable
+parameter, so changed weights never meet old features. Held in memory as float16.
 """
-
-import hashlib
 
 import torch
 from torch import Tensor
 
 from limner.document.document import Direction, Media
 from limner.model.multimodal import MultimodalLM
-
-
-def fingerprint(module: torch.nn.Module) -> str:
-    """A hash over the names and values of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class FeatureCache:
@@ -37,7 +26,6 @@ class FeatureCache:
             )
             if part is not None and not any(p.requires_grad for p in part.parameters())
         }
-        self._fingerprints = {key: fingerprint(part) for key, part in self._parts.items()}
 
     def covers(self, name: str, direction: Direction) -> bool:
         """Whether that side of a modality is frozen, so that its features may be kept."""
@@ -48,17 +36,15 @@ class FeatureCache:
         """Features of items of one modality: [tokens width] each for `in`, a latent each for `out`."""
         name = media[0].modality
         keys = [(name, direction, item.payload.digest) for item in media]
-        missing = {key: item for key, item in zip(keys, media, strict=True) if key not in self.entries}
-        if missing:
-            modality = self.model.modality(name)
-            items = list(missing.values())
+        modality = self.model.modality(name)
+        for key, item in zip(keys, media, strict=True):
+            if key in self.entries:
+                continue
+            # Each item alone: in a stack its last bits would depend on its neighbours, and a resumed run, which fills
+            # its cache in other groups, would not be the uninterrupted one.
             if direction is Direction.IN:
-                stack = torch.stack([modality.encoder.preprocess(item) for item in items])
-                found = modality.encoder(stack.to(self.model.device))
-                values = found.values.split(found.lengths.tolist())
+                value = modality.encoder(modality.encoder.preprocess(item)[None].to(self.model.device)).values
             else:
-                stack = torch.stack([modality.decoder.preprocess(item) for item in items])
-                values = modality.decoder.encode(stack.to(self.model.device)).unbind(0)
-            for key, value in zip(missing, values, strict=True):
-                self.entries[key] = value.to("cpu", torch.float16)
+                value = modality.decoder.encode(modality.decoder.preprocess(item)[None].to(self.model.device))[0]
+            self.entries[key] = value.to("cpu", torch.float16)
         return [self.entries[key].float() for key in keys]

@@ -12,7 +12,7 @@ from typing import Any
 
 from limner.data.collate import Collator
 from limner.data.mixture import Mixture
-from limner.data.packing import first_fit
+from limner.data.packing import FirstFit
 from limner.tokens.batch import Batch
 from limner.tokens.render import Renderer
 from limner.tokens.sequence import Sequence
@@ -51,26 +51,16 @@ class Loader:
 
     def next_batch(self) -> Batch:
         """The batch at the current position; moves the position on."""
-        sequences: list[Sequence] = []
-        starts: list[int] = []
-        sources: list[str] = []
+        packing: FirstFit[Sequence] = FirstFit(row_length=self.row_length, num_rows=self.num_rows)
         position = self.position
         while True:
             sequence, position, source = self._sequence_from(position)
-            sequences.append(sequence)
-            starts.append(position)
-            sources.append(source)
-            rows = first_fit(
-                [len(sequence) for sequence in sequences],
-                row_length=self.row_length,
-                num_rows=self.num_rows,
-            )
-            if sum(map(len, rows)) < len(sequences):
+            if not packing.place(sequence, len(sequence)):
                 break
+            self.drawn[source] += 1
             position += 1
-        self.position = starts[-1]
-        self.drawn.update(sources[:-1])
-        return self.collate([[sequences[index] for index in row] for row in rows])
+        self.position = position
+        return self.collate(packing.rows)
 
     def _sequence_from(self, position: int) -> tuple[Sequence, int, str]:
         """The first sequence at or after `position`; bad documents are counted, named and skipped whole."""
@@ -79,6 +69,8 @@ class Loader:
             try:
                 document, draw = self.mixture.document(position + skipped)
                 sequence = self.render(document, key=draw.key).cut(self.row_length)
+                if not len(sequence):
+                    raise ValueError(f"nothing of it fits into {self.row_length} tokens")
             except ValueError as error:
                 self.skipped[draw.source] += 1
                 logger.warning("skipped %s: %s", draw.key, str(error).splitlines()[0])

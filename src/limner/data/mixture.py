@@ -6,13 +6,15 @@ share the work changes nothing.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from limner.document.document import Direction, Document, null_prompt
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to documents."""
 
@@ -97,13 +99,19 @@ class Mixture:
         self.seed = seed
         self.condition_dropout = condition_dropout
         self._cycle = _interleave(weights)
+        self._per_cycle = Counter(name for name, _ in self._cycle)
+        for name in sources:
+            if not self._per_cycle[name]:
+                raise ValueError(
+                    f"source `{name}` would never be drawn with its weight of {weights[name]} in {weights}\n"
+                    "hint: leave it out, or give it at least a thousandth of the whole"
+                )
 
     def draw(self, position: int) -> Draw:
         """What stands at `position` >= 0 of the global order."""
         cycle, place = divmod(position, len(self._cycle))
         name, before = self._cycle[place]
-        per_cycle = sum(entry[0] == name for entry in self._cycle)
-        count = cycle * per_cycle + before  # how often this source was drawn before
+        count = cycle * self._per_cycle[name] + before  # how often this source was drawn before
         length = len(self.sources[name])
         epoch, offset = divmod(count, length)
         index = permuted(offset, length=length, key=(self.seed, name, epoch))

@@ -74,7 +74,7 @@ def _smooth(pixels: _Array) -> _Array:
     padded = numpy.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
     height, width = pixels.shape[:2]
     shifts = (padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
-    return sum(shifts) / 9
+    return numpy.add.reduce(list(shifts)) / 9
 
 
 def _components(pixels: _Array, background: str) -> Iterator[tuple[str, _Array]]:
@@ -87,7 +87,7 @@ def _components(pixels: _Array, background: str) -> Iterator[tuple[str, _Array]]
     labels = _label(foreground)
     for label in range(1, int(labels.max()) + 1):
         region = labels == label
-        inside = region & _eroded(region)
+        inside = ~_dilated(~region)
         votes = pixels[inside if inside.any() else region]
         color = _color(numpy.median(votes, axis=0), background)
         axis = COLORS[color] - ground
@@ -100,18 +100,14 @@ def _color(value: _Array, background: str) -> str:
     return min(names, key=lambda name: float(((value - COLORS[name]) ** 2).sum()))
 
 
-def _neighbours(mask: _Array) -> list[_Array]:
-    padded = numpy.pad(mask, 1)
-    height, width = mask.shape
-    return [padded[y : y + height, x : x + width] for y, x in ((0, 1), (2, 1), (1, 0), (1, 2))]
-
-
-def _eroded(mask: _Array) -> _Array:
-    return numpy.logical_and.reduce([mask, *_neighbours(mask)])
-
-
 def _dilated(mask: _Array) -> _Array:
-    return numpy.logical_or.reduce([mask, *_neighbours(mask)])
+    """The mask and its 4 neighbours."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown
 
 
 def _label(mask: _Array) -> _Array:

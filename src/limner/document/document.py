@@ -141,7 +141,7 @@ class Document:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Document":
         """Read what `to_json` wrote. Raises ValueError that names the key."""
-        messages = data.get("messages")
+        messages = data.get("messages") if isinstance(data, Mapping) else None
         if not isinstance(messages, list):
             raise ValueError("a document has no list `messages`\nhint: see Document.to_json for the form")
         return Document(
@@ -150,7 +150,7 @@ class Document:
                     _require(message, "role", where=f"messages[{index}]"),
                     tuple(
                         _part_from_json(part, where=f"messages[{index}].parts[{number}]")
-                        for number, part in enumerate(_require(message, "parts", where=f"messages[{index}]"))
+                        for number, part in enumerate(_require_list(message, "parts", where=f"messages[{index}]"))
                     ),
                 )
                 for index, message in enumerate(messages)
@@ -174,7 +174,8 @@ class Document:
         for index, message in enumerate(messages):
             where = f"messages[{index}]"
             content = _require(message, "content", where=where)
-            parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+            text = isinstance(content, str)
+            parts = [{"type": "text", "text": content}] if text else _require_list(message, "content", where=where)
             turns.append(
                 Message(
                     _require(message, "role", where=where),
@@ -191,10 +192,19 @@ def null_prompt(media: Media) -> Document:
     return Document.page([target])
 
 
-def _require(data: Any, key: str, *, where: str) -> Any:
+def _require(data: Any, key: str, *, where: str, kind: type = object) -> Any:
     if not isinstance(data, Mapping) or key not in data:
         raise ValueError(f"`{where}` has no `{key}`\nhint: every message and part needs it")
+    if not isinstance(data[key], kind):
+        raise ValueError(
+            f"`{where}.{key}` is a {type(data[key]).__name__}; expected a {kind.__name__}\n"
+            "hint: see Document.to_json and Document.to_openai for the forms"
+        )
     return data[key]
+
+
+def _require_list(data: Any, key: str, *, where: str) -> list[Any]:
+    return _require(data, key, where=where, kind=list)
 
 
 def _part_to_json(part: Part) -> dict[str, Any]:
@@ -212,11 +222,15 @@ def _part_to_json(part: Part) -> dict[str, Any]:
 
 def _part_from_json(data: Any, *, where: str) -> Part:
     if isinstance(data, Mapping) and "text" in data:
-        return Text(data["text"], data.get("train"))
-    modality = _require(data, "media", where=where)
-    url, directions = data.get("data"), data.get("directions")
+        return Text(_require(data, "text", where=where, kind=str), data.get("train"))
+    modality = _require(data, "media", where=where, kind=str)
+    url = None if data.get("data") is None else _require(data, "data", where=where, kind=str)
+    directions = data.get("directions")
+    known = [str(direction) for direction in Direction]
+    if directions is not None and any(direction not in known for direction in directions):
+        raise ValueError(f"`{where}.directions` is {directions}; expected some of {', '.join(known)}\nhint: leave it out")
     return Media(
-        Image.from_data_url(url, name=where) if url else None,
+        None if url is None else Image.from_data_url(url, name=where),
         modality=modality,
         train=data.get("train"),
         directions=None if directions is None else tuple(Direction(direction) for direction in directions),
@@ -232,11 +246,11 @@ def _part_to_openai(part: Part) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": part.payload.data_url()}}
 
 
-def _part_from_openai(part: Mapping[str, Any], *, where: str) -> Part:
+def _part_from_openai(part: Any, *, where: str) -> Part:
     kind = _require(part, "type", where=where)
     if kind == "text":
-        return Text(_require(part, "text", where=where))
+        return Text(_require(part, "text", where=where, kind=str))
     if kind == "image_url":
-        url = _require(_require(part, "image_url", where=where), "url", where=f"{where}.image_url")
+        url = _require(_require(part, "image_url", where=where), "url", where=f"{where}.image_url", kind=str)
         return Media(Image.from_data_url(url, name=where))
     raise ValueError(f"`{where}` has the type `{kind}`; expected `text` or `image_url`\nhint: send pictures as data URLs")

@@ -11,12 +11,15 @@ import binascii
 import functools
 import hashlib
 import io
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import PIL.Image
 import PIL.ImageOps
+
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded: 64 megapixels; a larger one is refused before decoding."""
@@ -29,7 +32,7 @@ class Image:
     Two images are equal when their bytes are. `name` says where the picture came from and appears in messages.
     """
 
-    data: bytes
+    data: bytes = field(repr=False)
     name: str = "image"
 
     @staticmethod
@@ -53,6 +56,8 @@ class Image:
     def from_pil(picture: PIL.Image.Image, *, name: str = "image") -> "Image":
         """Encode a PIL picture losslessly (PNG)."""
         stream = io.BytesIO()
+        if picture.mode not in _PNG_MODES:
+            picture = picture.convert("RGB")
         picture.save(stream, format="PNG")
         return Image(data=stream.getvalue(), name=name)
 
@@ -80,14 +85,23 @@ class Image:
             raise ValueError(f"a data URL without base64 content: `{url[:40]}`\nhint: use data:image/png;base64,...")
         try:
             data = base64.b64decode(body, validate=True)
-        except binascii.Error as error:
+        # A ValueError of its own is raised for characters beyond ASCII.
+        except (binascii.Error, ValueError) as error:
             raise ValueError(f"broken base64 in a data URL ({error})\nhint: encode the file again") from error
         return Image.from_bytes(data, name=name)
 
     def _open(self) -> PIL.Image.Image:
         try:
-            picture = PIL.Image.open(io.BytesIO(self.data))
-        except (PIL.UnidentifiedImageError, OSError, PIL.Image.DecompressionBombError) as error:
+            with warnings.catch_warnings():
+                # Ours is the lower limit, and an error.
+                warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+                picture = PIL.Image.open(io.BytesIO(self.data))
+        except PIL.Image.DecompressionBombError as error:
+            raise ValueError(
+                f"`{self.name}` is far larger than the {MAX_PIXELS} pixels that are decoded\n"
+                "hint: scale the picture down first"
+            ) from error
+        except (PIL.UnidentifiedImageError, OSError) as error:
             raise ValueError(
                 f"`{self.name}` is not a picture that can be read\nhint: PNG, JPEG, WebP, GIF and BMP files are understood"
             ) from error

@@ -49,6 +49,8 @@ class Engine:
         self.begins = {
             model.vocabulary.span(name, Direction.OUT).begin: name for name in sorted(out)
         }
+        # Edges and slots are written by the engine, never said by the model.
+        self.unsayable = sorted(set(model.vocabulary.ids.values()) - set(self.begins))
         self.longest_media = max((_media_rows(model, name) for name in out), default=0)
 
     @torch.inference_mode()
@@ -85,6 +87,8 @@ class _Run:
         self.rows = [Row(request, index) for index, request in enumerate(requests)]
         self.sequences = [self.model.render(request.document, reply=True) for request in requests]
         for index, sequence in enumerate(self.sequences):
+            if not len(sequence):
+                raise ValueError(f"prompt {index} is empty\nhint: say what to describe, draw or tell")
             if len(sequence) >= engine.context_length:
                 raise ValueError(
                     f"prompt {index} has {len(sequence)} tokens; the context holds "
@@ -98,7 +102,9 @@ class _Run:
         """Run all prompts; leave each row with the logits of its first token."""
         batch = Collator(self.model)([[sequence] for sequence in self.sequences])
         embeddings = self.model.embed(batch.to(self.model.device))
-        self._forward(self.rows, embeddings, counts=[len(sequence) for sequence in self.sequences])
+        counts = [len(sequence) for sequence in self.sequences]
+        # A collated batch may be padded further than to its longest row.
+        self._forward(self.rows, embeddings[:, : max(counts)], counts=counts)
         for row in self.rows:
             if row.request.pictures == Pictures.NOW:
                 row.forced.extend(self.engine.begins)
@@ -128,9 +134,9 @@ class _Run:
         if len(row.said) - row.num_pictures >= request.max_new_tokens or self.cache.room(row.index) < 2:
             self._finish(row, "length")
             return
-        logits = row.logits
+        logits = row.logits.clone()
+        logits[self.engine.unsayable] = float("-inf")
         if not self._may_draw(row):
-            logits = logits.clone()
             logits[list(self.engine.begins)] = float("-inf")
             row.forced.clear()
         token = (
@@ -250,7 +256,7 @@ def _media_rows(model: MultimodalLM, name: str) -> int:
         return rows
     height, width = modality.decoder.target_size
     picture = Media(Image.from_pil(PIL.Image.new("RGB", (width, height))), modality=name)
-    return rows + modality.encoder.measure(picture) + 2
+    return rows + model.span_length(picture, Direction.IN) + 2
 
 
 def _to_uint8(picture: Float[Tensor, "3 height width_px"]) -> np.ndarray:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from limner.document.document import Document, Part
 from limner.generate.sampling import Sampling
+from limner.modalities.guidance import guidance_for
 from limner.modalities.noise import keyed_generator
 
 
@@ -44,6 +45,11 @@ class Request:
         for name in ("max_new_tokens", "num_inference_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1\nhint: raise it")
+        guidance_for(self.guidance_scale)
+        if self.pictures not in list(Pictures):
+            raise ValueError(
+                f"pictures is `{self.pictures}`; expected one of {', '.join(Pictures)}\nhint: auto lets the model decide"
+            )
 
 
 class Phase(StrEnum):

@@ -2,8 +2,8 @@
 
 A modality is up to five parts, each optional by direction:
 
-    in :  media --Encoder.preprocess--> tensor --Encoder.forward--> features --Projector--> rows of the LLM's input
-    out:  Queries (rows of the LLM's input) --LLM--> hidden states --Projector--> condition --Decoder--> picture
+    in :  media --Encoder.preprocess--> tensor --Encoder.forward--> features --InputProjector--> rows of the LLM's input
+    out:  Queries (rows of the LLM's input) --LLM--> hidden states --row projector--> condition --Decoder--> picture
 
 To add an input modality write one class here below `encoders/`: `preprocess` turns a payload into a CPU tensor, `measure`
 says how many rows a payload will take (before any forward), `forward` takes a stack of such tensors and returns
@@ -45,10 +45,26 @@ class Features(NamedTuple):
     lengths: Int[Tensor, " items"]
 
 
+class InputProjector(nn.Module, ABC):
+    """Features of an encoder -> rows of the LLM's input; the number of rows may change, knowably."""
+
+    @abstractmethod
+    def measure(self, num_rows: int) -> int:
+        """How many rows an item of `num_rows` feature rows becomes."""
+
+    @abstractmethod
+    def forward(self, features: Features) -> Features:
+        """Project the features of several items."""
+
+
 class Encoder(nn.Module, ABC):
-    """Media -> features. Frozen unless a recipe trains it."""
+    """Media -> features. Frozen unless a recipe trains it.
+
+    `source` is "<published name>@<fingerprint>" where the weights are published elsewhere, else "".
+    """
 
     width: int
+    source: str = ""
 
     @abstractmethod
     def preprocess(self, media: Media) -> Tensor:
@@ -107,7 +123,7 @@ class Modality(nn.Module):
         self,
         *,
         encoder: Encoder | None = None,
-        input_projector: nn.Module | None = None,
+        input_projector: InputProjector | None = None,
         queries: nn.Module | None = None,
         output_projector: nn.Module | None = None,
         decoder: Decoder | None = None,

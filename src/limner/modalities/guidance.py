@@ -4,12 +4,13 @@ Branch 0 is the conditional row, branch 1 the unconditional one (the null prompt
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """How predictions of paired rows become one prediction."""
 

@@ -11,6 +11,7 @@ frozen. Writes go to a temporary directory that is renamed at the end: a crash a
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -27,15 +28,19 @@ from limner.config.call import build
 from limner.config.serialize import from_json
 from limner.model.multimodal import MultimodalLM
 
+logger = logging.getLogger(__name__)
+
 INDEX = "limner.json"
 FORMAT = 1
 _VERSIONED = ("torch", "transformers", "diffusers", "peft", "safetensors")
 
 
 def component_of(name: str) -> str:
-    """The component a parameter belongs to: `backbone`, `image.queries`, `image.decoder`, ..."""
+    """The component a parameter belongs to: `backbone`, `image.queries`, `image.decoder.transformer`, ..."""
     parts = name.split(".")
-    return ".".join(parts[1:3]) if parts[0] == "modalities" else parts[0]
+    if parts[0] != "modalities":
+        return parts[0]
+    return ".".join(parts[1:4] if parts[2] == "decoder" else parts[1:3])
 
 
 def owned_state(model: MultimodalLM) -> dict[str, Tensor]:
@@ -79,7 +84,7 @@ def save_checkpoint(
         "meta": dict(meta or {}),
     }
     (temporary / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
-    replaced = path.with_name(f".{path.name}.replaced")
+    replaced = _replaced(path)
     shutil.rmtree(replaced, ignore_errors=True)
     if path.exists():
         os.replace(path, replaced)
@@ -89,7 +94,7 @@ def save_checkpoint(
 
 def read_index(path: Path) -> dict[str, Any]:
     """The index of a checkpoint. Raises ValueError when `path` is none."""
-    file = Path(path) / INDEX
+    file = _last_good(Path(path)) / INDEX
     if not file.is_file():
         raise ValueError(f"`{path}` is no checkpoint: it has no {INDEX}\nhint: give the directory itself")
     try:
@@ -107,10 +112,11 @@ def read_index(path: Path) -> dict[str, Any]:
 def read_components(path: Path, *, index: Mapping[str, Any], pattern: str = "*") -> dict[str, Tensor]:
     """Tensors of the components that match, checksums verified. Raises ValueError for missing or damaged files."""
     state: dict[str, Tensor] = {}
+    path = _last_good(Path(path))
     for component, checksum in index["components"].items():
         if not fnmatchcase(component, pattern):
             continue
-        file = Path(path) / f"{component}.safetensors"
+        file = path / f"{component}.safetensors"
         if not file.is_file():
             raise ValueError(f"`{path}` lacks {file.name}\nhint: copy the whole checkpoint directory")
         if _sha256(file) != checksum:
@@ -152,13 +158,22 @@ def load_checkpoint(path: Path | str) -> MultimodalLM:
         )
     for prefix, part in index["external"].items():
         if model.external.get(prefix) != part:
-            raise ValueError(
-                f"`{path}` was trained on {part}, but {prefix} is now {model.external.get(prefix)}\n"
-                "hint: clear that entry of the cache so that the same source is used"
-            )
+            # The same model from another source (a quantised copy, say): close, but not what it was trained on.
+            logger.warning("%s was trained on %s and runs on %s", path, part, model.external.get(prefix))
     state = read_components(Path(path), index=index)
     load_state(model, state, expected=set(owned_state(model)), source=str(path))
     return model.eval()
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(f".{path.name}.replaced")
+
+
+def _last_good(path: Path) -> Path:
+    """`path`, or what it replaces when a crash came between the two renames."""
+    if path.exists() or not _replaced(path).exists():
+        return path
+    return _replaced(path)
 
 
 def _sha256(file: Path) -> str:

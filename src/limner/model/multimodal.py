@@ -7,7 +7,7 @@ Owns placing and reading spans. Knows no modality by name and no paper: a modali
 encoder is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -78,13 +78,18 @@ class MultimodalLM(nn.Module):
             return modality.queries.num_queries
         if modality.encoder is None:
             raise ValueError(f"the model cannot read `{media.modality}`\nhint: it can only make it")
-        return modality.encoder.measure(media)
+        if media.payload is None:
+            raise ValueError(
+                f"a `{media.modality}` that was not made yet cannot be read\n"
+                "hint: give it a payload, or directions=(Direction.OUT,)"
+            )
+        return modality.input_projector.measure(modality.encoder.measure(media))
 
     def read(self, name: str, items: Tensor) -> Features:
         """Input rows of preprocessed items: encoder, then projector."""
         modality = self.modality(name)
         features = modality.encoder(items)
-        return Features(self._project(modality, features.values), features.lengths)
+        return modality.input_projector(Features(features.values.float(), features.lengths))
 
     def condition(
         self, name: str, hidden: Float[Tensor, "*items queries d_model"]
@@ -101,7 +106,8 @@ class MultimodalLM(nn.Module):
             if direction is Direction.OUT:
                 values = modality.queries(len(spans.lengths))
             elif spans.encoded:
-                values = self._project(modality, spans.values)
+                features = Features(spans.values.float(), spans.value_lengths)
+                values = modality.input_projector(features).values
             else:
                 values = self.read(name, spans.values).values
             flat = flat.index_copy(0, spans.slots, values.to(flat.dtype))
@@ -115,22 +121,32 @@ class MultimodalLM(nn.Module):
             mask=packed_causal_mask(batch.documents, dtype=self.backbone.dtype),
         )
 
-    def forward(self, batch: Batch, *, noise_key: tuple[int | str, ...]) -> dict[str, LossTerm]:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        noise_key: tuple[int | str, ...],
+        made: Collection[str] | None = None,
+    ) -> dict[str, LossTerm]:
         """Loss terms by name: "text" (nats per target) and one per modality that is made.
 
+        `made` names the modalities whose decoder loss is wanted; None wants all.
         `noise_key` (seed, step) together with each item's key decides its timesteps and noise.
         """
         terms: dict[str, LossTerm] = {}
         hidden = None
         if batch.ids.numel():
             hidden = self.hidden_states(batch)
-            terms[TEXT] = text_loss(self.backbone, hidden, batch.labels)
+            text = text_loss(self.backbone, hidden, batch.labels)
+            terms[TEXT] = LossTerm(text.sum + self._absent_readers(batch), text.count)
         for name, modality in self.modalities.items():
-            if modality.decoder is None:
+            if modality.decoder is None or (made is not None and name not in made):
                 continue
             spans = batch.spans.get((name, Direction.OUT))
             if spans is None:
-                terms[name] = self._absent(modality)
+                makers = (modality.queries, modality.output_projector, modality.decoder)
+                zero = self._attached_zero(makers)
+                terms[name] = LossTerm(zero, torch.zeros((), device=self.device))
             else:
                 terms[name] = self._creation_loss(name, spans, hidden, noise_key=noise_key)
         return terms
@@ -150,17 +166,25 @@ class MultimodalLM(nn.Module):
         generators = [keyed_generator(*noise_key, key) for key in spans.keys]
         return decoder.loss(self.condition(name, states), latents, generators=generators)
 
-    def _project(self, modality: Modality, values: Tensor) -> Tensor:
-        return modality.input_projector(values.float())
+    def _absent_readers(self, batch: Batch) -> Tensor:
+        """Zero, attached to the input side of every modality that this batch does not read."""
+        absent = [
+            part
+            for name, modality in self.modalities.items()
+            if (name, Direction.IN) not in batch.spans and modality.encoder is not None
+            for part in (modality.encoder, modality.input_projector)
+        ]
+        return self._attached_zero(absent)
 
-    def _absent(self, modality: Modality) -> LossTerm:
-        """The term of a modality that this batch does not make: zero, but attached to its trainable parameters.
+    def _attached_zero(self, parts: Iterable[nn.Module]) -> Tensor:
+        """Zero, but attached to the trainable parameters of `parts`.
 
         Contract: this is the only place where an absent modality is handled. Every rank then runs the same gradient
         reductions whatever its batch holds, and the parameters get a zero gradient instead of none.
         """
         zero = torch.zeros((), device=self.device)
-        for parameter in modality.parameters():
-            if parameter.requires_grad:
-                zero = zero + 0.0 * parameter.float().sum()
-        return LossTerm(zero, torch.zeros((), device=self.device))
+        for part in parts:
+            for parameter in part.parameters():
+                if parameter.requires_grad:
+                    zero = zero + 0.0 * parameter.float().sum()
+        return zero

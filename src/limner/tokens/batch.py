@@ -25,6 +25,7 @@ class SpanBatch:
     lengths: slots per span.
     values:  `in`: stacked preprocessed items, or feature rows [tokens width] when `encoded`.
              `out`: target pixels [items 3 h w], or latents when `encoded`.
+    value_lengths: `in` and `encoded`: feature rows per item.
     keys:    identity of each item, for noise generators.
     hidden:  `out` only: hidden states at the slots, when a cache holds them and the language model need not run.
     """
@@ -34,6 +35,7 @@ class SpanBatch:
     values: Tensor
     keys: tuple[str, ...]
     encoded: bool = False
+    value_lengths: Int[Tensor, " items"] | None = None
     hidden: Float[Tensor, "items queries d_model"] | None = None
 
 
@@ -69,5 +71,6 @@ def _spans_to(spans: SpanBatch, device: torch.device | str) -> SpanBatch:
         slots=spans.slots.to(device),
         lengths=spans.lengths.to(device),
         values=spans.values.to(device),
+        value_lengths=None if spans.value_lengths is None else spans.value_lengths.to(device),
         hidden=None if spans.hidden is None else spans.hidden.to(device),
     )

@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 
 from limner.document.document import Direction, Document, Media, Message, Role, Text
 
-_SENTINELS: dict[Role, str] = {"system": "SENTINELSYSTEM", "user": "SENTINELUSER", "assistant": "SENTINELASSISTANT"}
+_SENTINELS: dict[Role, str] = {"system": "SentinelSystem", "user": "SentinelUser", "assistant": "SentinelAssistant"}
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Template:
             )
         eos, bos = tokenizer.eos_token or "", tokenizer.bos_token or ""
         messages = [{"role": role, "content": text} for role, text in _SENTINELS.items()]
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
         try:
+            whole = tokenizer.apply_chat_template(messages, tokenize=False)
             before_system, rest = whole.split(_SENTINELS["system"])
             between, rest = rest.split(_SENTINELS["user"])
             after_user, assistant_end = rest.split(_SENTINELS["assistant"])
@@ -152,8 +152,9 @@ def _after(tokenizer: Any, messages: list[dict[str, str]]) -> str:
 def _default_system(tokenizer: Any, roles: Mapping[Role, RoleStrings], *, begin: str) -> str:
     """The system text which the tokenizer's template adds by itself, or ""."""
     user = {"role": "user", "content": _SENTINELS["user"]}
-    head = tokenizer.apply_chat_template([user], tokenize=False)[len(begin) :]
-    system = roles["system"]
-    if not head.startswith(system.prefix) or system.stop not in head.split(_SENTINELS["user"])[0]:
+    head = tokenizer.apply_chat_template([user], tokenize=False).split(_SENTINELS["user"])[0]
+    opening = begin + roles["system"].prefix
+    closing = roles["system"].stop + roles["system"].rest + roles["user"].prefix
+    if not (head.startswith(opening) and head.endswith(closing)):
         return ""
-    return head[len(system.prefix) :].split(system.stop)[0]
+    return head[len(opening) : len(head) - len(closing)]

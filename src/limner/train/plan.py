@@ -1,6 +1,6 @@
 """Plan: stages and their hand-over. One command runs all of them; a finished stage is not run again.
 
-    <output>/plan.json                 the recipe as it was run
+    <output>/<stage>/stage.json        the stage's recipe as it was run
     <output>/<stage>/checkpoint/       what the stage ended with
     <output>/<stage>/state.pt          while it runs: where it stands
     <output>/<stage>/metrics.jsonl, trainable.json, samples/
@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+import torch
 
 from limner.config.call import Call, build
 from limner.config.serialize import to_json
@@ -49,17 +51,8 @@ def run_plan(
 ) -> Path:
     """Run or continue a recorded Plan; return the last stage's checkpoint directory.
 
-    Raises ValueError when `output` holds another recipe: a changed recipe needs a directory of its own.
+    Stages may be added to a plan that was run. Raises ValueError when a stage was begun with another recipe.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    recorded = json.dumps(to_json(plan), indent=1, sort_keys=True) + "\n"
-    file = output / "plan.json"
-    if file.exists() and file.read_text() != recorded:
-        raise ValueError(
-            f"`{output}` holds a run of another recipe\n"
-            "hint: give another --output, or compare with `limner config diff`"
-        )
-    file.write_text(recorded)
     names = [stage.name for stage in plan.stages]
     if len(set(names)) != len(names):
         raise ValueError(f"stage names repeat: {names}\nhint: give every stage its own name")
@@ -67,11 +60,16 @@ def run_plan(
     for index, recorded_stage in enumerate(plan.stages):
         directory = output / recorded_stage.name
         checkpoint = directory / "checkpoint"
+        _record(recorded_stage, directory=directory, seed=plan.seed)
         if (checkpoint / "limner.json").exists():
             logger.info("stage %s is finished", recorded_stage.name)
             continue
         started = time.perf_counter()
-        model, stage = build(plan.model), build(recorded_stage)
+        # New parts start from the plan's seed, whatever ran before.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed)
+            model = build(plan.model)
+        stage = build(recorded_stage)
         _hand_over(model, stage, output=output, before=names[:index])
         trainer = Trainer(
             model,
@@ -88,6 +86,19 @@ def run_plan(
         (directory / STATE_FILE).unlink(missing_ok=True)
         logger.info("stage %s took %.0f s", stage.name, meta["seconds"])
     return checkpoint
+
+
+def _record(stage: Call, *, directory: Path, seed: int) -> None:
+    """Write down the stage's recipe, or compare with what was written when it was begun."""
+    recipe = json.dumps({"seed": seed, "stage": to_json(stage)}, indent=1, sort_keys=True) + "\n"
+    file = directory / "stage.json"
+    if file.exists() and file.read_text() != recipe:
+        raise ValueError(
+            f"`{directory}` was begun with another recipe of stage `{stage.name}`\n"
+            "hint: give another --output, or undo the change (see stage.json there)"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    file.write_text(recipe)
 
 
 def _hand_over(model: MultimodalLM, stage: Stage, *, output: Path, before: list[str]) -> None:

@@ -8,9 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
-import torch
 from torch import nn
 
 from limner.data.collate import Collator
@@ -18,11 +17,10 @@ from limner.data.conditions import ConditionLoader
 from limner.data.features import FeatureCache
 from limner.data.loader import Loader
 from limner.data.mixture import Mixture
-from limner.document.document import Direction
-from limner.modalities.base import LossTerm
-from limner.modalities.noise import keyed_generator
+from limner.data.pictures import PictureLoader
 from limner.model.multimodal import MultimodalLM
-from limner.tokens.batch import Batch, SpanBatch
+from limner.tokens.batch import Batch
+from limner.train.objectives import Multimodal, Objective
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ class Schedule:
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+@runtime_checkable
 class BatchLoader(Protocol):
     """What the trainer asks of a loader."""
 
@@ -59,6 +58,7 @@ class BatchLoader(Protocol):
     def load_state_dict(self, state: dict) -> None: ...
 
 
+@runtime_checkable
 class Batching(Protocol):
     """How documents become batches."""
 
@@ -96,53 +96,16 @@ class CachedConditions:
         return ConditionLoader(mixture, model=model, name=self.modality, num_items=self.num_items)
 
 
-class Objective(Protocol):
-    """Which loss terms a stage has."""
-
-    def __call__(
-        self, model: MultimodalLM, batch: Batch, *, noise_key: tuple[int | str, ...]
-    ) -> dict[str, LossTerm]: ...
-
-    def finish(self, model: MultimodalLM, batches: Sequence[Batch]) -> None:
-        """Called once after the last step, with some batches of the stage's data."""
-        ...
-
-
 @dataclass(frozen=True)
-class Multimodal:
-    """The model's own terms: text and one per modality that is made."""
-
-    def __call__(
-        self, model: MultimodalLM, batch: Batch, *, noise_key: tuple[int | str, ...]
-    ) -> dict[str, LossTerm]:
-        return model(batch, noise_key=noise_key)
-
-    def finish(self, model: MultimodalLM, batches: Sequence[Batch]) -> None:
-        """Nothing is left to do."""
-
-
-@dataclass(frozen=True)
-class Reconstruction:
-    """The autoencoder of one modality alone: its term is `<modality>.reconstruction`."""
+class Pictures:
+    """Target pictures alone: for stages that train an autoencoder."""
 
     modality: str
+    num_items: int
 
-    def __call__(
-        self, model: MultimodalLM, batch: Batch, *, noise_key: tuple[int | str, ...]
-    ) -> dict[str, LossTerm]:
-        spans = self._spans(batch)
-        autoencoder = model.modality(self.modality).decoder.autoencoder
-        generators = [keyed_generator(*noise_key, key) for key in spans.keys]
-        term = autoencoder.reconstruction_loss(spans.values, generators=generators)
-        return {f"{self.modality}.reconstruction": term}
-
-    def finish(self, model: MultimodalLM, batches: Sequence[Batch]) -> None:
-        """Measure the latents' mean and spread, so that what the generator learns has unit variance."""
-        pixels = torch.cat([self._spans(batch).values for batch in batches])
-        model.modality(self.modality).decoder.autoencoder.calibrate(pixels)
-
-    def _spans(self, batch: Batch) -> SpanBatch:
-        return batch.spans[self.modality, Direction.OUT]
+    def loader(self, mixture: Mixture, *, model: MultimodalLM) -> BatchLoader:
+        """A picture loader."""
+        return PictureLoader(mixture, model=model, name=self.modality, num_items=self.num_items)
 
 
 @dataclass(frozen=True)
@@ -157,6 +120,7 @@ class Stage:
     start_from:       (component glob, stage name) pairs, first match wins; what matches none starts as built.
                       Empty: everything from the stage before.
     ema_decay:        keep an exponential moving average of the trainable parameters and end with it; None for none.
+    precision:        "bfloat16" computes the objective under autocast; parameters and optimiser stay in float32.
     expected_loss:    (low, high) band of the total loss at step 0, checked; None for no check.
     """
 
@@ -172,6 +136,7 @@ class Stage:
     max_gradient_norm: float = 1.0
     betas: tuple[float, float] = (0.9, 0.98)
     ema_decay: float | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     start_from: Sequence[tuple[str, str]] = ()
     expected_loss: tuple[float, float] | None = None
     save_every: int = 500

@@ -5,11 +5,12 @@ generators keyed by (seed, step, item). Written atomically next to the last good
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 FILE = "state.pt"
 
@@ -30,13 +31,13 @@ def load_state(directory: Path) -> dict[str, Any] | None:
     return torch.load(file, weights_only=True, map_location="cpu") if file.exists() else None
 
 
-def parameter_values(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+def parameter_values(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Detached values by name."""
     return {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
 
 @torch.no_grad()
-def restore_parameters(parameters: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
+def restore_parameters(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Put values back. Raises ValueError when the stage trains other parameters than it did."""
     if set(parameters) != set(values):
         changed = sorted(set(parameters) ^ set(values))[:4]

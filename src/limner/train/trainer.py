@@ -7,24 +7,23 @@ so accumulation and packing change nothing. Everything random is keyed by (seed,
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limner.document.document import Direction
+from limner.modalities.noise import keyed_generator
+from limner.model.checkpoint import owned_state
 from limner.model.multimodal import TEXT, MultimodalLM
 from limner.tokens.batch import IGNORED, Batch
 from limner.train.metrics import Metrics
 from limner.train.optim import MovingAverage, build_optimizer, set_learning_rate
-from limner.train.stage import Stage, select_trainable
+from limner.train.stage import BatchLoader, Stage, select_trainable
 from limner.train.state import load_state, parameter_values, restore_parameters, save_state
 
 logger = logging.getLogger(__name__)
-
-FINISH_BATCHES = 8
-"""Batches handed to an objective's `finish`."""
 
 
 class Trainer:
@@ -46,6 +45,12 @@ class Trainer:
         self.on_sample = on_sample
         groups = select_trainable(model, stage.trainable)
         self.parameters = {name: p for group in groups.values() for name, p in group.items()}
+        lost = sorted(set(self.parameters) - set(owned_state(model)))
+        if lost:
+            raise ValueError(
+                f"stage `{stage.name}` trains {len(lost)} tensors of a published part, which no checkpoint holds: "
+                f"{lost[0]} ...\nhint: train it through LoRA, or wire the part without its source"
+            )
         self.optimizer = build_optimizer(groups, stage=stage)
         self.average = (
             None
@@ -59,7 +64,9 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the stage; the model then holds the result (the moving average where one is kept)."""
         stage, first = self.stage, self._resume()
-        self.model.train()
+        if first == 0:
+            stage.objective.prepare(self.model, self._batches(stage.batching.loader(stage.mixture, model=self.model)))
+        _set_training(self.model)
         with Metrics(
             self.directory, stage=stage.name, num_steps=stage.num_steps, first_step=first
         ) as metrics:
@@ -73,8 +80,11 @@ class Trainer:
         if self.average is not None:
             self.average.swap(self.parameters)
         self.model.eval()
-        batches = [self.loader.next_batch() for _ in range(FINISH_BATCHES)]
-        stage.objective.finish(self.model, batches)
+        stage.objective.finish(self.model, self._batches(self.loader))
+
+    def _batches(self, loader: BatchLoader) -> Iterator[Batch]:
+        while True:
+            yield loader.next_batch().to(self.model.device)
 
     def _step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
@@ -91,18 +101,21 @@ class Trainer:
         means: dict[str, float] = dict.fromkeys(counts, 0.0)
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(batches):
-            terms = stage.objective(
-                self.model, batch, noise_key=(self.seed, stage.name, step, number)
-            )
+            # A batch's mean weighs as its share of the step's targets; a decoder may draw several times per item.
+            shares = {name: _count(batch, name) / count for name, count in counts.items()}
+            with self._autocast(), torch.random.fork_rng():
+                # Dropout draws from the global state: it too is a function of (seed, stage, step, batch).
+                torch.manual_seed(keyed_generator(self.seed, stage.name, step, number).initial_seed())
+                terms = stage.objective(self.model, batch, noise_key=(self.seed, stage.name, step))
             self._check_terms(terms)
             weighted = [
-                stage.loss_weights[name] * term.sum / counts[name]
+                stage.loss_weights[name] * term.mean * shares[name]
                 for name, term in terms.items()
                 if stage.loss_weights[name] != 0.0
             ]
             torch.stack(weighted).sum().backward()
             for name, term in terms.items():
-                means[name] += float(term.sum.detach()) / counts[name]
+                means[name] += float(term.mean.detach()) * shares[name]
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), stage.max_gradient_norm)
         total = sum(stage.loss_weights[name] * value for name, value in means.items())
         self._check_loss(step, total)
@@ -117,6 +130,13 @@ class Trainer:
             "tokens": sum(batch.num_tokens for batch in batches),
             "seconds": time.perf_counter() - started,
         }
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.model.device.type,
+            dtype=torch.bfloat16,
+            enabled=self.stage.precision == "bfloat16",
+        )
 
     def _check_terms(self, terms: Mapping[str, object]) -> None:
         unknown = set(terms) ^ set(self.stage.loss_weights)
@@ -145,17 +165,24 @@ class Trainer:
             {
                 "step": step,
                 "parameters": parameter_values(self.parameters),
+                "buffers": parameter_values(self._buffers()),
                 "optimizer": self.optimizer.state_dict(),
                 "average": None if self.average is None else self.average.state_dict(),
                 "loader": self.loader.state_dict(),
             },
         )
 
+    def _buffers(self) -> dict[str, Tensor]:
+        """What a stage measures (whitening, latents' scale): saved like the parameters."""
+        owned = owned_state(self.model)
+        return {name: buffer for name, buffer in self.model.named_buffers() if name in owned}
+
     def _resume(self) -> int:
         state = load_state(self.directory)
         if state is None:
             return 0
         restore_parameters(self.parameters, state["parameters"])
+        restore_parameters(self._buffers(), state["buffers"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -170,7 +197,7 @@ class Trainer:
             self.average.swap(self.parameters)
         self.model.eval()
         self.on_sample(self.model, step)
-        self.model.train()
+        _set_training(self.model)
         if self.average is not None:
             self.average.swap(self.parameters)
 
@@ -195,6 +222,15 @@ class Trainer:
                 row["glob"], row["parameters"], row["learning_rate"],
             )  # fmt: skip
         logger.info("%-48s %12d parameters", "frozen", frozen)
+
+
+def _set_training(model: nn.Module) -> None:
+    """Training mode for what is trained alone: frozen parts neither drop out nor move running statistics."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
 
 
 def _count(batch: Batch, term: str) -> float:

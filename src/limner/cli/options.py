@@ -1,0 +1,55 @@
+"""Options that several verbs share, spelled once."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Pictures(StrEnum):
+    """Who decides where pictures go (the names of limner.generate.request.Pictures, which needs
+    torch).
+    """
+
+    AUTO = "auto"
+    NONE = "none"
+    NOW = "now"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name that `limner models` lists, or a checkpoint directory."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same reply.")]
+PicturesOption = Annotated[
+    Pictures,
+    typer.Option(
+        help="auto: the model decides where pictures go; none: text only; now: one at once."
+    ),
+]
+GuidanceScale = Annotated[
+    float, typer.Option(min=0.0, help="How strictly pictures follow the words; 1 switches it off.")
+]
+Steps = Annotated[int, typer.Option(min=1, help="Denoising steps per picture.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
+TopP = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total.")
+]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most text tokens of a reply.")]
+Config = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="path.py, or path.py:function, of a recipe.")
+]
+Recipe = Annotated[
+    str,
+    typer.Argument(metavar="CONFIG", help="path.py, path.py:function, or a run's stage.json."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes of existing keys, as in `seed=1`."),
+]
+Output = Annotated[
+    Path, typer.Option(help="Directory to write to; it is made where it is missing.")
+]

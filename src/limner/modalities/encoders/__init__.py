@@ -1,0 +1,1 @@
+"""Encoders: one file per pretrained network that turns media into feature rows."""

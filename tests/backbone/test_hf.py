@@ -1,0 +1,96 @@
+"""The adapter: any family without a table, added rows beside the original matrices, LoRA."""
+
+import pytest
+import torch
+from tiny import causal_lm, tiny_backbone
+
+from limner.backbone.attention import packed_causal_mask
+from limner.backbone.lora import LoraSpec, merge_lora
+
+FAMILIES = [("llama", True), ("llama", False), ("qwen2", True), ("gpt_neox", False)]
+TARGETS = {"llama": ("q_proj", "down_proj"), "gpt_neox": ("query_key_value",)}
+
+
+def _hidden(backbone, ids: torch.Tensor) -> torch.Tensor:
+    documents = torch.ones_like(ids)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    mask = packed_causal_mask(documents, dtype=backbone.dtype)
+    return backbone.hidden_states(backbone.embed(ids), positions=positions, mask=mask)
+
+
+IDS = torch.tensor([[1, 7, 3, 9, 2, 40, 49], [5, 5, 6, 0, 1, 2, 3]])
+
+
+@pytest.mark.parametrize(("family", "tied"), FAMILIES)
+def test_old_logits_are_those_of_the_language_model_alone(family: str, tied: bool) -> None:
+    backbone, plain = tiny_backbone(family, tied=tied), causal_lm(family, tied=tied)
+    with torch.no_grad():
+        hidden = _hidden(backbone, IDS)
+        ours = backbone.logits(hidden.flatten(0, 1)).unflatten(0, IDS.shape)
+        torch.testing.assert_close(ours[..., :50], plain(IDS).logits, atol=1e-5, rtol=1e-5)
+    assert ours.shape[-1] == 53
+    assert backbone.tied is tied
+    assert backbone.context_length == 64
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_added_rows_are_read_and_scored_as_if_they_stood_in_the_matrices(tied: bool) -> None:
+    backbone = tiny_backbone(tied=tied)
+    plain = causal_lm(tied=tied)
+    ids = torch.tensor([[1, 50, 51, 2, 52]])
+    with torch.no_grad():
+        plain.resize_token_embeddings(53, mean_resizing=False)
+        plain.get_input_embeddings().weight[50:] = backbone.added_input
+        if not tied:
+            plain.get_output_embeddings().weight[50:] = backbone.added_output
+        ours = backbone.logits(_hidden(backbone, ids)[0])
+        torch.testing.assert_close(ours, plain(ids).logits[0], atol=1e-5, rtol=1e-5)
+
+
+def test_added_rows_have_a_zero_gradient_where_no_id_names_them() -> None:
+    backbone = tiny_backbone(tied=False)
+    backbone.embed(IDS).sum().backward()
+    assert backbone.added_input.grad is not None
+    assert not backbone.added_input.grad.any()
+
+
+def test_new_rows_start_near_the_mean_and_apart() -> None:
+    backbone = tiny_backbone(num_added=3)
+    mean = backbone.language_model.get_input_embeddings().weight.mean(dim=0)
+    rows = backbone.added_input.detach()
+    spread = backbone.language_model.get_input_embeddings().weight.std()
+    assert (rows - mean).std() < 0.2 * spread
+    assert (rows[0] - rows[1]).abs().max() > 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_lora_starts_as_the_model_without_it(family: str) -> None:
+    spec = LoraSpec(rank=2, alpha=4.0, targets=TARGETS[family])
+    with torch.no_grad():
+        adapted = _hidden(tiny_backbone(family, lora=spec), IDS)
+        torch.testing.assert_close(adapted, _hidden(tiny_backbone(family), IDS))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_merged_lora_computes_what_unmerged_does(family: str) -> None:
+    backbone = tiny_backbone(family, lora=LoraSpec(rank=2, alpha=4.0, targets=TARGETS[family]))
+    adapters = [p for name, p in backbone.named_parameters() if "lora_" in name]
+    assert adapters
+    with torch.no_grad():
+        for parameter in adapters:
+            parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+        unmerged = _hidden(backbone, IDS)
+        assert (unmerged - _hidden(tiny_backbone(family), IDS)).abs().max() > 1e-2
+        merge_lora(backbone.language_model)
+        torch.testing.assert_close(_hidden(backbone, IDS), unmerged, atol=1e-5, rtol=1e-5)
+    assert not any("lora_" in name for name, _ in backbone.named_parameters())
+
+
+def test_lora_alone_gets_gradients_when_it_alone_is_trained() -> None:
+    backbone = tiny_backbone(lora=LoraSpec(rank=2, alpha=4.0, targets=TARGETS["llama"]))
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    _hidden(backbone, IDS).square().sum().backward()
+    assert {name for name, p in backbone.named_parameters() if p.grad is not None} == {
+        name for name, _ in backbone.named_parameters() if "lora_" in name
+    }

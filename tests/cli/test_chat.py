@@ -1,0 +1,57 @@
+import io
+
+import pytest
+
+from limner.document.html import from_html
+
+QUICK = ("--steps", "2", "--max-new-tokens", "3")
+
+
+@pytest.fixture
+def chat(limner, checkpoint, monkeypatch):
+    def run(*lines: str, options: tuple[str, ...] = ()):
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        return limner("chat", checkpoint, *QUICK, *options)
+
+    return run
+
+
+def test_a_conversation_can_be_saved_as_a_page(chat, picture, tmp_path):
+    result = chat("/image picture.png", "What?", "And now?", "/save talk.html", "/quit", "unheard")
+    document = from_html((tmp_path / "talk.html").read_text(encoding="utf-8"))
+    assert result.code == 0
+    assert result.out.endswith("talk.html\n")
+    assert [message.role for message in document.messages] == ["user", "assistant"] * 2
+    # The picture goes with the next message only.
+    assert [len(message.parts) for message in document.messages[::2]] == [2, 1]
+
+
+def test_pictures_are_kept_as_files_that_never_replace_others(chat, tmp_path):
+    options = ("--pictures", "now", "--output", "drawn")
+    for _ in range(2):
+        result = chat("Draw.", options=options)
+    names = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert names[:2] == ["001.png", "002.png"]
+    assert "drawn/002.png\n" in result.out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("/image none.png", "error: no such image file: `none.png`"),
+        ("/save talk.txt", "error: cannot write `talk.txt`"),
+        ("/save talk.html", "error: nothing was said yet"),
+        ("/sing", "error: no command `/sing`"),
+        ("x" * 2000, "tokens; the context holds 256"),
+    ],
+)
+def test_a_slip_ends_the_turn_and_not_the_conversation(chat, line, message):
+    result = chat(line, "", "Hello.", "/save talk.html")
+    assert result.code == 0
+    assert message in result.err
+    assert "hint: " in result.err
+    assert result.out.endswith("talk.html\n")
+
+
+def test_the_end_of_the_input_ends_the_conversation(chat):
+    assert chat().code == 0

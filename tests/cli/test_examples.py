@@ -1,0 +1,55 @@
+"""The examples, run as they are with a model of random weights in the place of limner-tiny."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from limner import zoo
+from limner.document.html import from_html
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture
+def run(checkpoint, monkeypatch, tmp_path):
+    """Run an example with arguments, in an empty directory, at two denoising steps."""
+    from limner.generate import request
+
+    monkeypatch.setenv(zoo.environment_variable("limner-tiny"), str(checkpoint))
+    monkeypatch.chdir(tmp_path)
+    plain = request.Request
+
+    def small(*values, **settings):
+        return plain(*values, num_inference_steps=2, **(settings | {"max_new_tokens": 6}))
+
+    monkeypatch.setattr(request, "Request", small)
+
+    def run(name: str, *arguments: object) -> None:
+        monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+    return run
+
+
+def test_every_example_is_short_and_tested():
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == {"continue_a_page.py", "listen_to_events.py", "name_pictures.py"}
+    for path in EXAMPLES.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 40
+
+
+def test_continue_a_page(run, tmp_path):
+    run("continue_a_page.py", "story.html")
+    assert from_html((tmp_path / "story.html").read_text(encoding="utf-8")).messages[1].parts
+
+
+def test_name_pictures(run, picture, capsys):
+    run("name_pictures.py", picture, picture)
+    first, second = capsys.readouterr().out.split(f"{picture}: ")[1:]
+    assert first.strip() == second.strip()
+
+
+def test_listen_to_events(run, capsys):
+    run("listen_to_events.py", "Draw.")
+    assert capsys.readouterr().out

@@ -1,0 +1,169 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import limner as package
+from limner.cli import main as edge
+
+# Frozen: a verb or an option that goes or changes its name breaks somebody's script.
+OPTIONS = {
+    "": ["--debug", "--help", "--version", "-h"],
+    "chat": [
+        "--guidance-scale", "--help", "--max-new-tokens", "--output", "--pictures", "--seed",
+        "--steps", "--temperature", "--top-p", "-h", "MODEL",
+    ],
+    "config": ["--help", "-h"],
+    "config diff": ["--help", "-h", "CONFIG", "CONFIG"],
+    "config show": ["--help", "-h", "CONFIG", "[KEY=VALUE]..."],
+    "data": ["--help", "-h"],
+    "data build": ["--help", "-h"],
+    "data build emoji": ["--help", "--output", "--size", "--source", "-h"],
+    "data show": ["--help", "--limit", "-h", "PATH"],
+    "demo": ["--help", "--model", "--output", "--prompt", "-h"],
+    "doctor": ["--help", "--network", "-h"],
+    "generate": [
+        "--guidance-scale", "--help", "--image", "--max-new-tokens", "--output", "--pictures",
+        "--prompt", "--seed", "--steps", "--temperature", "--top-p", "-h", "MODEL",
+    ],
+    "models": ["--help", "-h"],
+    "train": ["--dry-run", "--help", "--output", "-h", "CONFIG", "[KEY=VALUE]..."],
+}  # fmt: skip
+
+
+def commands(command, name: str = ""):
+    """Yield (verb, command) for the program and everything below it."""
+    yield name, command
+    for key, below in getattr(command, "commands", {}).items():
+        yield from commands(below, f"{name} {key}".strip())
+
+
+def spelled(command) -> list[str]:
+    names = {"--help", "-h"}
+    arguments = []
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            arguments.append(parameter.metavar or parameter.name.upper())
+        else:
+            names |= {*parameter.opts, *parameter.secondary_opts}
+    return sorted(names) + sorted(arguments)
+
+
+def test_the_options_are_those_that_were_promised():
+    program = typer.main.get_command(edge.app)
+    assert {name: spelled(command) for name, command in commands(program)} == OPTIONS
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_every_verb_explains_itself(verb: str):
+    result = CliRunner().invoke(edge.app, [*verb.split(), "--help"])
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+    assert not result.stderr
+
+
+def test_the_version_is_one_line(limner):
+    assert limner("--version") == (0, f"limner {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sing"], "No such command 'sing'."),
+        (["generate"], "Missing argument 'MODEL'."),
+        (["generate", "m"], "Missing option '--prompt'."),
+        (["generate", "m", "--prompt", "x", "--steps", "0"], "'--steps'"),
+        (["generate", "m", "--prompt", "x", "--seed", "y"], "'--seed'"),
+        (["generate", "m", "--prompt", "x", "--pictures", "some"], "'--pictures'"),
+        (["models", "--all"], "No such option: --all"),
+        (["config", "show"], "Missing argument 'CONFIG'."),
+        (["train"], "Missing argument 'CONFIG'."),
+    ],
+)
+def test_wrong_usage_is_one_error_one_hint_and_code_2(limner, arguments, message):
+    result = limner(*arguments)
+    error, hint = result.err.splitlines()
+    assert result.code == 2
+    assert result.out == ""
+    assert error.startswith("error: ")
+    assert message in error
+    assert hint.startswith("hint: `limner")
+
+
+def fail_with(error: BaseException):
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.fixture
+def failing(limner, monkeypatch):
+    """Run a verb that raises."""
+
+    def run(error: BaseException, *before: str):
+        app = typer.Typer(pretty_exceptions_enable=False)
+        app.callback()(edge.options)
+        app.command("fail")(fail_with(error))
+        monkeypatch.setattr(edge, "app", app)
+        return limner(*before, "fail")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("x is 1; expected 2\nhint: try 2"), "error: x is 1; expected 2\nhint: try 2\n"),
+        (OSError(28, "No space left on device", "a/b"), "error: `a/b`: No space left on device\n"),
+        (RuntimeError("boom\nmore"), "error: RuntimeError: boom\nhint: run again with `limner --d"),
+        (ValueError("bare"), "error: bare\nhint: run again with `limner --debug"),
+    ],
+)
+def test_every_error_becomes_one_error_and_one_hint(failing, error, expected):
+    result = failing(error)
+    assert result.code == 1
+    assert result.out == ""
+    assert result.err.startswith(expected)
+    assert len(result.err.splitlines()) == 2
+
+
+def test_the_notes_of_an_error_say_where_it_happened(failing):
+    error = ValueError("x is 1\nhint: try 2")
+    error.add_note("while building `model.encoder`")
+    assert failing(error).err == "error: x is 1 (while building `model.encoder`)\nhint: try 2\n"
+
+
+def test_an_interrupt_is_no_error(failing):
+    assert failing(KeyboardInterrupt()) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("by_environment", [True, False])
+def test_debug_lets_the_traceback_through(failing, monkeypatch, by_environment: bool):
+    if by_environment:
+        monkeypatch.setenv("LIMNER_DEBUG", "1")
+    with pytest.raises(ValueError, match="deep"):
+        # Not SystemExit: python itself prints the traceback.
+        failing(ValueError("deep"), *([] if by_environment else ["--debug"]))
+
+
+def test_asking_for_help_loads_no_torch():
+    code = (
+        "import sys; from limner.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "finally: print([m for m in ('torch', 'transformers', 'diffusers') if m in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=environment,
+    )
+    assert done.stdout.endswith("[]\n")

@@ -1,0 +1,108 @@
+"""The join: the text loss is the language model's own, absent modalities have zero gradients, noise is keyed."""
+
+import pytest
+import torch
+from tiny import backward, documents, picture, tiny_model
+
+from limner.data.collate import Collator
+from limner.data.features import FeatureCache
+from limner.document.document import Direction, Document, Media
+from limner.tokens.batch import IGNORED
+
+
+@pytest.fixture
+def model():
+    return tiny_model()
+
+
+def test_the_text_loss_is_the_language_models_own(model) -> None:
+    rendered = [model.render(Document.page([text])) for text in ("A fox.", "The end of it")]
+    batch = Collator(model)([[sequence] for sequence in rendered])
+    plain = model.backbone.language_model
+    with torch.no_grad():
+        term = model(batch, noise_key=(0,))["text"]
+        # The added rows are part of the softmax: without them the loss is transformers' own.
+        rows = torch.nonzero(batch.labels[:, 1:] != IGNORED)
+        hidden = model.hidden_states(batch)[rows[:, 0], rows[:, 1]]
+        added = torch.logsumexp(model.backbone.logits(hidden), -1) - torch.logsumexp(
+            model.backbone.logits(hidden)[:, : model.backbone.base_size], -1
+        )
+        mask = (batch.documents > 0).long()
+        reference = plain(batch.ids, attention_mask=mask, labels=batch.labels).loss
+    assert int(term.count) == len(rows)
+    assert float((term.sum - added.sum()) / term.count) == pytest.approx(float(reference), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("document", "absent"),
+    [
+        (Document.page(["words"]), ("encoder", "input_projector", "queries", "output_projector", "decoder.transformer")),
+        (Document.page([Media(picture(), directions=(Direction.OUT,))]), ("encoder", "input_projector")),
+        (Document.chat([("user", ["x", picture()]), ("assistant", "y")]), ("queries", "output_projector", "decoder.transformer")),
+    ],
+    ids=["text alone", "made and not read", "read and not made"],
+)
+def test_an_absent_side_gets_zero_gradients_and_never_none(model, document, absent) -> None:
+    model.modalities["image"].decoder.autoencoder.requires_grad_(False)
+    _, found = backward(model, [Collator(model)([[model.render(document)]])])
+    for name, gradient in found.items():
+        assert gradient is not None, name
+        if name.removeprefix("modalities.image.").startswith(absent):
+            assert not gradient.any(), name
+    assert any(gradient.any() for gradient in found.values())
+
+
+def test_an_item_has_the_same_noise_whatever_else_is_in_the_batch(model) -> None:
+    rendered = [model.render(document, key=str(index)) for index, document in enumerate(documents())]
+    collate = Collator(model)
+    with torch.no_grad():
+        alone = [model(collate([[sequence]]), noise_key=(1, 2))["image"] for sequence in rendered]
+        together = model(collate([rendered]), noise_key=(1, 2))["image"]
+        again = model(collate([rendered]), noise_key=(1, 2))["image"]
+        other = model(collate([rendered]), noise_key=(1, 3))["image"]
+    assert float(together.sum) == pytest.approx(sum(float(term.sum) for term in alone), rel=1e-5)
+    assert float(together.count) == sum(float(term.count) for term in alone)
+    assert float(again.sum) == float(together.sum)
+    assert float(other.sum) != float(together.sum)
+
+
+def test_cached_features_give_what_fresh_ones_do(model) -> None:
+    model.modalities["image"].requires_grad_(False)
+    rendered = [model.render(document, key=str(index)) for index, document in enumerate(documents())]
+    fresh, cached = Collator(model)([rendered]), Collator(model, cache=FeatureCache(model))([rendered])
+    assert all(spans.encoded for spans in cached.spans.values())
+    with torch.no_grad():
+        before, after = model(fresh, noise_key=(0,)), model(cached, noise_key=(0,))
+    for name, term in before.items():
+        # The cache keeps float16.
+        assert float(after[name].sum) == pytest.approx(float(term.sum), rel=2e-3)
+
+
+def test_a_chunked_loss_is_the_loss(model, monkeypatch) -> None:
+    batch = Collator(model)([[model.render(document) for document in documents()]])
+    with torch.no_grad():
+        whole = model(batch, noise_key=(0,))["text"].sum
+        monkeypatch.setattr("limner.model.losses.CHUNK", 3)
+        assert float(model(batch, noise_key=(0,))["text"].sum) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_a_batch_without_targets_has_an_empty_text_term(model) -> None:
+    batch = Collator(model)([[model.render(Document.chat([("user", "hello")]))]])
+    with torch.no_grad():
+        term = model(batch, noise_key=(0,))["text"]
+    assert (float(term.sum), float(term.count), float(term.mean)) == (0.0, 0.0, 0.0)
+
+
+def test_an_unknown_modality_is_refused_with_what_there_is(model) -> None:
+    with pytest.raises(ValueError, match=r"no modality `sound`; it has image\nhint: "):
+        model.modality("sound")
+
+
+def test_one_way_modalities_say_what_they_cannot(model) -> None:
+    image = model.modalities["image"]
+    image.queries = None
+    with pytest.raises(ValueError, match=r"cannot make `image`\nhint: "):
+        model.span_length(Media(picture()), Direction.OUT)
+    image.encoder = None
+    with pytest.raises(ValueError, match=r"cannot read `image`\nhint: "):
+        model.span_length(Media(picture()), Direction.IN)

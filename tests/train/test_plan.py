@@ -1,0 +1,149 @@
+"""Plans end to end: stages hand over, a resumed run is the uninterrupted one, and what is wrong is refused at once."""
+
+import json
+from pathlib import Path
+
+import plans
+import pytest
+import torch
+from tiny import model_call
+
+from limner.config.call import build, call
+from limner.model.checkpoint import load_checkpoint, read_components, read_index
+from limner.train.plan import run_plan
+from limner.train.stage import Trainable
+
+
+def _state(path: Path) -> dict[str, torch.Tensor]:
+    return read_components(path, index=read_index(path))
+
+
+def _start() -> dict[str, torch.Tensor]:
+    """The model as a plan of seed 0 builds it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(model_call()).state_dict()
+
+
+def _metrics(directory: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The plan of two stages, run without a break."""
+    output = tmp_path_factory.mktemp("finished")
+    run_plan(plans.plan(plans.reconstruction(), plans.together()), output=output)
+    return output
+
+
+def test_two_stages_run_and_leave_what_they_promise(finished: Path) -> None:
+    assert {file.name for file in (finished / "together").iterdir()} >= {"checkpoint", "metrics.jsonl", "trainable.json"}
+    assert not (finished / "together" / "state.pt").exists()
+    lines = _metrics(finished / "together")
+    assert [line["step"] for line in lines] == list(range(6))
+    assert {"loss", "loss/text", "loss/image", "gradient_norm", "tokens"} <= set(lines[0])
+    assert lines[0]["loss"] == pytest.approx(lines[0]["loss/text"] + 0.5 * lines[0]["loss/image"])
+    assert lines[-1]["loss/text"] < lines[0]["loss/text"]
+    # An untrained flow predicts 0; its targets, noise minus unit-variance latents, have a mean square of 2.
+    assert 1.0 < lines[0]["loss/image"] < 4.0
+    table = json.loads((finished / "together" / "trainable.json").read_text())
+    assert [row["glob"] for row in table["trainable"]][0] == "modalities.image.decoder.transformer.*"
+    assert all(row["parameters"] > 0 for row in table["trainable"])
+
+
+def test_a_stage_starts_from_the_one_before_and_keeps_what_it_does_not_train(finished: Path) -> None:
+    start = build(model_call()).state_dict()
+    first, second = _state(finished / "pictures" / "checkpoint"), _state(finished / "together" / "checkpoint")
+    changed = {name for name in first if not torch.equal(first[name], start[name])}
+    assert changed
+    assert all(name.startswith("modalities.image.decoder.autoencoder.") for name in changed)
+    assert any(name.endswith("latent_std") for name in changed)  # calibrated at the end
+    later = {name for name in second if not torch.equal(first[name], second[name])}
+    trained = ("backbone.", "modalities.image.decoder.transformer.", "modalities.image.input_projector.")
+    assert all(name.startswith(trained) for name in later)
+    assert {name.split(".")[0] for name in later} == {"backbone", "modalities"}
+    assert load_checkpoint(finished / "together" / "checkpoint")
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", [3, 5])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(finished: Path, tmp_path: Path, moment: int) -> None:
+    recipe = plans.plan(plans.reconstruction(), plans.together())
+
+    def kill(model: object, at: Path, step: int) -> None:
+        if at.parent.name == "together" and step == moment:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        run_plan(recipe, output=tmp_path, on_sample=kill)
+    assert (tmp_path / "together" / "state.pt").exists()
+    run_plan(recipe, output=tmp_path)
+    assert _metrics(tmp_path / "together") == _metrics(finished / "together")
+    whole, resumed = (_state(path / "together" / "checkpoint") for path in (finished, tmp_path))
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_finished_plan_is_not_run_again(finished: Path) -> None:
+    def never(model: object, at: Path, step: int) -> None:
+        raise AssertionError
+
+    before = (finished / "together" / "checkpoint" / "limner.json").read_text()
+    path = run_plan(plans.plan(plans.reconstruction(), plans.together()), output=finished, on_sample=never)
+    assert path == finished / "together" / "checkpoint"
+    assert (path / "limner.json").read_text() == before
+
+
+def test_a_changed_recipe_in_the_same_directory_is_refused(finished: Path) -> None:
+    with pytest.raises(ValueError, match=r"another recipe.*\nhint: "):
+        run_plan(plans.plan(plans.reconstruction(num_steps=4), plans.together()), output=finished)
+    with pytest.raises(ValueError, match=r"another recipe.*\nhint: "):
+        run_plan(plans.plan(plans.reconstruction(), plans.together(), seed=1), output=finished)
+
+
+def test_components_come_from_the_stages_that_the_recipe_names(finished: Path, tmp_path: Path) -> None:
+    third = plans.together(
+        name="third",
+        num_steps=1,
+        trainable=[call(Trainable, glob="modalities.image.queries.*", learning_rate=0.0)],
+        start_from=[("image.decoder", "pictures"), ("backbone", "together")],
+        ema_decay=None,
+    )
+    run_plan(plans.plan(plans.reconstruction(), plans.together(), third), output=finished)
+    start = build(model_call()).state_dict()
+    first, second, found = (_state(finished / name / "checkpoint") for name in ("pictures", "together", "third"))
+    for name, value in found.items():
+        part = ".".join(name.split(".")[:3])
+        source = {"modalities.image.decoder": first}.get(part, second if name.startswith("backbone.") else start)
+        assert torch.equal(value, source[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"trainable": [call(Trainable, glob="modalities.image.quieries.*", learning_rate=1.0)]}, "matches no parameter"),
+        ({"loss_weights": {"text": 1.0}}, "loss weights for"),
+        ({"loss_weights": {"text": 1.0, "image": 1.0, "sound": 1.0}}, "loss weights for"),
+        ({"start_from": [("*", "later")]}, "does not come before"),
+        ({"expected_loss": (0.0, 0.01)}, "recipe expects"),
+    ],
+)
+def test_a_recipe_that_cannot_be_meant_is_refused(tmp_path: Path, changes: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says + r"[\s\S]*\nhint: "):
+        run_plan(plans.plan(plans.together(**({"num_steps": 1} | changes))), output=tmp_path)
+
+
+def test_a_start_that_matches_no_component_is_refused(tmp_path: Path) -> None:
+    stages = (plans.reconstruction(num_steps=1), plans.together(start_from=[("image.decodr", "pictures")]))
+    with pytest.raises(ValueError, match=r"matches no component\nhint: .*image\.decoder"):
+        run_plan(plans.plan(*stages), output=tmp_path)
+
+
+def test_stages_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"names repeat.*\nhint: "):
+        run_plan(plans.plan(plans.together(), plans.together()), output=tmp_path)
