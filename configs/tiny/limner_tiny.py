@@ -1,6 +1,6 @@
 """limner-tiny: SmolLM2-135M-Instruct reads through EfficientNet-lite0 and draws 64 px pictures. CPU, hours.
 
-    limner train configs/tiny/limner_tiny.py --output runs/limner-tiny
+limner train configs/tiny/limner_tiny.py --output runs/limner-tiny
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from limner.data.mixture import Mixture
 from limner.data.sources import Augmentation, EmojiTask, NamedPictures
 from limner.modalities.decoders.autoencoder import PictureAutoencoder
 from limner.modalities.decoders.flow import FlowDecoder
-from limner.modalities.projectors import WhitenedProjector
+from limner.modalities.projectors import MemoryProjector
 from limner.train.objectives import Multimodal, Reconstruction, WordAlignment
 from limner.train.plan import Plan
 from limner.train.stage import (
@@ -38,9 +38,7 @@ def model() -> Call:
         illustrator,
         language_model="smollm2-135m-instruct",
         encoder=call(efficientnet, image_size=160, grid=3, stride=16),
-        input_projector=call(
-            WhitenedProjector, num_rows=9, width_in=112, width_out=576, num_words=4
-        ),
+        input_projector=call(MemoryProjector, num_rows=9, width_in=112, width_out=576, num_slots=1216, num_words=4),
         decoder=call(
             FlowDecoder,
             autoencoder=call(PictureAutoencoder, size=64),
@@ -60,9 +58,7 @@ def model() -> Call:
 
 def task(name: str, length: int, *, styles: list[str] | None = DRAWN_STYLES) -> Call:
     """One task over the training shards. Pictures that a user shows are augmented."""
-    return call(
-        EmojiTask, shards=SHARDS, task=name, length=length, styles=styles, augmentation=variants()
-    )
+    return call(EmojiTask, shards=SHARDS, task=name, length=length, styles=styles, augmentation=variants())
 
 
 def variants() -> Call:
@@ -87,9 +83,7 @@ def autoencoder() -> Call:
         name="autoencoder",
         mixture=mixture({"draw": (task("draw", 40_000, styles=None), 1.0)}),
         batching=call(Pictures, modality="image", num_items=64),
-        trainable=[
-            call(Trainable, glob="modalities.image.decoder.autoencoder.*", learning_rate=1.5e-3)
-        ],
+        trainable=[call(Trainable, glob="modalities.image.decoder.autoencoder.*", learning_rate=1.5e-3)],
         objective=call(Reconstruction, modality="image"),
         num_steps=1000,
         loss_weights={"image.reconstruction": 1.0},
@@ -100,28 +94,18 @@ def autoencoder() -> Call:
 
 
 def words() -> Call:
-    """Stage I, comprehension, first half: pictures become words, without the language model."""
-    pictures = call(
-        NamedPictures, shards=SHARDS, styles=READ_STYLES, augmentation=variants()
-    )
+    """Stage I, comprehension, first half: pictures are remembered by their names, without the language model."""
+    pictures = call(NamedPictures, shards=SHARDS, styles=READ_STYLES, augmentation=variants())
     return call(
         Stage,
         name="words",
         mixture=mixture({"names": (pictures, 1.0)}),
         batching=call(Packed, row_length=64, num_rows=48),
-        trainable=[
-            call(
-                Trainable,
-                glob="modalities.image.input_projector.*",
-                learning_rate=1e-3,
-                weight_decay=0.05,
-            )
-        ],
+        trainable=[call(Trainable, glob="modalities.image.input_projector.values", learning_rate=1e-4)],
         objective=call(WordAlignment, modality="image"),
-        num_steps=600,
+        num_steps=20,
         loss_weights={"text": 1.0},
-        schedule=call(Schedule, warmup_steps=20),
-        ema_decay=0.99,
+        schedule=call(Schedule, warmup_steps=5),
     )
 
 
@@ -133,11 +117,11 @@ def reading() -> Call:
         mixture=mixture({"describe": (task("describe", 12_000, styles=READ_STYLES), 1.0)}),
         batching=call(Packed, row_length=256, num_rows=4),
         trainable=[
-            call(Trainable, glob="modalities.image.input_projector.*", learning_rate=5e-4),
+            call(Trainable, glob="modalities.image.input_projector.values", learning_rate=1e-3),
             call(Trainable, glob="backbone.added_input", learning_rate=1e-3),
         ],
         objective=call(Multimodal, made=[]),
-        num_steps=300,
+        num_steps=40,
         loss_weights={"text": 1.0},
         schedule=call(Schedule, warmup_steps=20),
         start_from=[("image.input_projector", "words")],
@@ -151,11 +135,11 @@ def drawing() -> Call:
         Stage,
         name="drawing",
         mixture=mixture({"draw": (task("draw", 3_600), 1.0)}, condition_dropout=0.1),
-        batching=call(CachedConditions, modality="image", num_items=48),
+        batching=call(CachedConditions, modality="image", num_items=24),
         trainable=drawn_parts(),
-        num_steps=3000,
+        num_steps=2800,
         loss_weights={"image": 1.0},
-        schedule=call(Schedule, warmup_steps=50),
+        schedule=call(Schedule, warmup_steps=50, final=0.3),
         ema_decay=0.998,
         precision="bfloat16",
         start_from=[("image.decoder.autoencoder", "autoencoder")],
@@ -175,7 +159,7 @@ def spoken_parts() -> list[Call]:
     return [
         call(Trainable, glob="backbone.language_model.*lora_*", learning_rate=4e-4),
         call(Trainable, glob="backbone.added_input", learning_rate=1e-3),
-        call(Trainable, glob="modalities.image.input_projector.*", learning_rate=2e-4),
+        call(Trainable, glob="modalities.image.input_projector.values", learning_rate=2e-4),
     ]
 
 
@@ -195,7 +179,7 @@ def interleaved() -> Call:
         batching=call(Packed, row_length=256, num_rows=4),
         trainable=spoken_parts(),
         objective=call(Multimodal, made=[]),
-        num_steps=260,
+        num_steps=190,
         loss_weights={"text": 1.0},
         schedule=call(Schedule, warmup_steps=20, final=0.1),
         save_every=100,
@@ -203,23 +187,45 @@ def interleaved() -> Call:
     )
 
 
+def instructions(*, condition_dropout: float = 0.0) -> Call:
+    """Everything that can be asked."""
+    return mixture(
+        {
+            "draw": (task("draw", 8_000), 22.0),
+            "describe": (task("describe", 12_000, styles=READ_STYLES), 26.0),
+            "story": (task("story", 8_000), 26.0),
+            "conversation": (task("conversation", 4_000), 10.0),
+            "words_only": (task("words_only", 4_000), 6.0),
+            "plain": (task("plain", 4_000), 6.0),
+            "page": (task("page", 4_000), 4.0),
+        },
+        condition_dropout=condition_dropout,
+    )
+
+
 def instruction() -> Call:
-    """Stage III: everything that can be asked; queries, adapters and decoder learn together."""
+    """Stage III, words: what to answer, and when to draw."""
     return call(
         Stage,
         name="instruction",
-        mixture=mixture(
-            {
-                "draw": (task("draw", 8_000), 22.0),
-                "describe": (task("describe", 12_000, styles=READ_STYLES), 26.0),
-                "story": (task("story", 8_000), 26.0),
-                "conversation": (task("conversation", 4_000), 10.0),
-                "words_only": (task("words_only", 4_000), 6.0),
-                "plain": (task("plain", 4_000), 6.0),
-                "page": (task("page", 4_000), 4.0),
-            },
-            condition_dropout=0.03,
-        ),
+        mixture=instructions(),
+        batching=call(Packed, row_length=256, num_rows=4),
+        trainable=spoken_parts(),
+        objective=call(Multimodal, made=[]),
+        num_steps=120,
+        loss_weights={"text": 1.0},
+        schedule=call(Schedule, warmup_steps=10, final=0.1),
+        save_every=100,
+        start_from=[("*", "interleaved")],
+    )
+
+
+def together() -> Call:
+    """Stage III, words and pictures: queries, adapters, projector and decoder learn in one go."""
+    return call(
+        Stage,
+        name="together",
+        mixture=instructions(condition_dropout=0.03),
         batching=call(Packed, row_length=256, num_rows=4),
         trainable=[
             *spoken_parts(),
@@ -227,14 +233,13 @@ def instruction() -> Call:
             call(Trainable, glob="modalities.image.output_projector.*", learning_rate=3e-4),
             call(Trainable, glob="modalities.image.decoder.transformer.*", learning_rate=3e-4),
         ],
-        num_steps=300,
+        num_steps=40,
         loss_weights={"text": 1.0, "image": 1.0},
-        schedule=call(Schedule, warmup_steps=20),
-        save_every=100,
+        schedule=call(Schedule, warmup_steps=5),
         start_from=[
             ("image.decoder.*", "drawing"),
             ("image.output_projector", "drawing"),
-            ("*", "interleaved"),
+            ("*", "instruction"),
         ],
     )
 
@@ -246,14 +251,14 @@ def finish() -> Call:
         name="finish",
         mixture=mixture(
             {
-                "draw": (task("draw", 3_600), 4.0),
-                "story": (task("story", 800), 1.0),
+                "draw": (task("draw", 2_000), 5.0),
+                "story": (task("story", 300), 1.0),
             },
             condition_dropout=0.1,
         ),
-        batching=call(CachedConditions, modality="image", num_items=48),
+        batching=call(CachedConditions, modality="image", num_items=24),
         trainable=drawn_parts(),
-        num_steps=3000,
+        num_steps=1400,
         loss_weights={"image": 1.0},
         schedule=call(Schedule, warmup_steps=50),
         ema_decay=0.998,
@@ -270,6 +275,7 @@ def config() -> Call:
         drawing(),
         interleaved(),
         instruction(),
+        together(),
         finish(),
     ]
     return call(Plan, model=model(), stages=stages, seed=0)

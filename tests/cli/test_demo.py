@@ -51,10 +51,11 @@ def test_the_demo_writes_one_page_with_four_parts(limner, checkpoint, tmp_path, 
     assert [path.name for path in (tmp_path / "new" / "out").iterdir()] == ["index.html"]
 
 
-def test_prompts_of_the_user_replace_the_five(limner, checkpoint, tmp_path, quick):
+def test_prompts_of_the_user_are_answered_instead(limner, checkpoint, tmp_path, quick):
     limner("demo", "--model", checkpoint, "--prompt", "a", "--prompt", "b", "--output", "out")
-    _, drawing, _, _ = read_sections((tmp_path / "out" / "index.html").read_text())
-    assert [document.messages[0].text for document in drawing.documents] == ["a", "b"]
+    sections = read_sections((tmp_path / "out" / "index.html").read_text())
+    assert [section.documents[0].messages[0].text for section in sections] == ["a", "b"]
+    assert quick == [1, 1]
 
 
 def test_a_demo_that_fails_leaves_the_page_of_before(limner, checkpoint, tmp_path, monkeypatch):
@@ -63,15 +64,13 @@ def test_a_demo_that_fails_leaves_the_page_of_before(limner, checkpoint, tmp_pat
     monkeypatch.setattr(demo.Author, "talk", lambda self, turns: 1 / 0)
     monkeypatch.setattr(demo.Author, "read", lambda self, pictures: None)
     monkeypatch.setattr(demo.Author, "draw", lambda self, prompts: None)
-    monkeypatch.setattr(demo.Author, "narrate", lambda self, prompt: None)
+    monkeypatch.setattr(demo.Author, "narrate", lambda self, prompt, title: None)
     assert limner("demo", "--model", checkpoint, "--output", "out").code == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["index.html"]
     assert (tmp_path / "out" / "index.html").read_text() == "before"
 
 
-def test_a_demo_without_pictures_to_read_says_where_they_belong(
-    limner, checkpoint, tmp_path, monkeypatch
-):
+def test_a_demo_without_pictures_to_read_says_where_they_belong(limner, checkpoint, tmp_path, monkeypatch):
     bare = tmp_path / "bare"
     shutil.copytree(checkpoint, bare, ignore=shutil.ignore_patterns("demo"))
     monkeypatch.setattr(demo.resources, "files", lambda name: tmp_path)
@@ -88,9 +87,7 @@ def test_a_demo_without_pictures_to_read_says_where_they_belong(
         (["--output", "file"], "error: cannot write to the directory `file`"),
     ],
 )
-def test_bad_input_is_refused_before_the_model_is_loaded(
-    limner, checkpoint, tmp_path, monkeypatch, arguments, message
-):
+def test_bad_input_is_refused_before_the_model_is_loaded(limner, checkpoint, tmp_path, monkeypatch, arguments, message):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(demo, "open_engine", lambda name: pytest.fail("loaded"))
     result = limner("demo", "--model", checkpoint, *arguments)

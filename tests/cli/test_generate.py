@@ -35,9 +35,7 @@ def test_a_document_as_json_goes_to_stdout_alone(limner, checkpoint, picture):
 
 
 def test_a_document_as_json_goes_to_a_file(limner, checkpoint, tmp_path):
-    limner(
-        "generate", checkpoint, "--prompt", "x", "--output", "a.json", "--pictures", "none", *QUICK
-    )
+    limner("generate", checkpoint, "--prompt", "x", "--output", "a.json", "--pictures", "none", *QUICK)
     document = Document.from_json(json.loads((tmp_path / "a.json").read_text()))
     assert [message.role for message in document.messages] == ["user", "assistant"]
 
@@ -86,9 +84,7 @@ def test_a_damaged_checkpoint_is_named(limner, checkpoint, tmp_path):
         (["--prompt", "x", "--top-p", "0"], "top_p is 0.0; expected in (0, 1]"),
     ],
 )
-def test_bad_input_is_one_error_one_hint_and_no_page(
-    limner, checkpoint, picture, tmp_path, arguments, message
-):
+def test_bad_input_is_one_error_one_hint_and_no_page(limner, checkpoint, picture, tmp_path, arguments, message):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "cut.png").write_bytes(picture.read_bytes()[:60])
     (tmp_path / "folder.html").mkdir()

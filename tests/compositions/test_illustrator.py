@@ -68,7 +68,10 @@ def test_a_checkpoint_holds_the_adapters_and_not_the_published_weights(published
     from safetensors.torch import load_file
 
     state = load_file(tmp_path / "model" / "backbone.safetensors")
-    assert {name for name in state if "lora_" not in name} == {"backbone.added_input", "backbone.added_output"}
+    assert {name for name in state if "lora_" not in name} == {
+        "backbone.added_input",
+        "backbone.added_output",
+    }
     loaded = load_checkpoint(tmp_path / "model")
     batch = Collator(model)([[model.render(document, key="x") for document in documents()]])
     with torch.no_grad():

@@ -140,9 +140,7 @@ def test_a_default_made_by_a_factory_reads_as_its_value():
     assert call(Stage, name="one", optimizer=call(Optimizer)).tags == []
 
 
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda tree: pickle.loads(pickle.dumps(tree))]
-)
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda tree: pickle.loads(pickle.dumps(tree))])
 def test_copies_are_equal_and_independent(duplicate):
     tree = call(Stage, name="one", optimizer=call(Optimizer))
     other = duplicate(tree)

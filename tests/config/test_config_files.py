@@ -12,14 +12,18 @@ from limner.config.show import show
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize(
-    "path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: str(path.relative_to(CONFIGS))
-)
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_every_function_of_a_config_file_builds_on_the_meta_device(path: Path):
     functions = list_functions(path)
     assert functions
     for function in functions:
         tree = load(path, function=function)
-        with torch.device("meta"):
-            build(tree)
         assert show(tree)
+        try:
+            with torch.device("meta"):
+                build(tree)
+        except ValueError as error:
+            if "offline, and not in the cache" not in str(error):
+                raise
+            # A tokenizer cannot be had from shapes; `limner models` and a first run fill the cache.
+            pytest.skip(f"needs the cache of published weights: {str(error).splitlines()[0]}")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from config_targets import Optimizer
 
-from limner.config.call import call
+from limner.config.call import Call, call
 from limner.config.load import load
 
 @dataclass
@@ -38,6 +38,9 @@ def scaled(factor):
 
 def number():
     return 3
+
+def pieces() -> list[Call]:
+    return [config()]
 
 def _private():
     return config()

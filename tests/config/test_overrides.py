@@ -79,9 +79,7 @@ def test_later_overrides_win_and_deletion_brings_the_default_back():
         ("~nothing", "no key `nothing`", "there is"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_key_and_a_hint(
-    override: str, problem: str, hint: str
-):
+def test_what_does_not_fit_is_refused_with_the_key_and_a_hint(override: str, problem: str, hint: str):
     with pytest.raises(ValueError, match="hint: ") as caught:
         apply_overrides(plan(), [override])
     first, *rest = str(caught.value).split("\n")

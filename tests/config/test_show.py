@@ -9,9 +9,7 @@ from limner.config.call import Call, call
 from limner.config.overrides import apply_overrides
 from limner.config.show import diff, show
 
-LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)
-)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=30)
 VALUES = st.recursive(
     LEAVES,
     lambda inner: (
@@ -26,9 +24,7 @@ VALUES = st.recursive(
 
 def plan() -> Call:
     first = call(Stage, name="one", optimizer=call(Optimizer, learning_rate=1e-3))
-    second = call(
-        Stage, name="two", optimizer=call(Optimizer, schedule="linear"), trainable=("projector.*",)
-    )
+    second = call(Stage, name="two", optimizer=call(Optimizer, schedule="linear"), trainable=("projector.*",))
     return call(Plan, stages=[first, second], folder="out/run", meta={"source": "web"})
 
 
@@ -75,9 +71,7 @@ def test_any_shown_value_evaluates_to_itself(value: object):
 
 
 def test_diff_names_the_keys_of_the_command_line():
-    changed = apply_overrides(
-        plan(), ["seed=3", "stages.1.optimizer.learning_rate=1e-4", "~folder"]
-    )
+    changed = apply_overrides(plan(), ["seed=3", "stages.1.optimizer.learning_rate=1e-4", "~folder"])
     assert diff(plan(), changed).split("\n") == [
         "stages.1.optimizer.learning_rate: 0.001 -> 0.0001",
         'folder: Path("out/run") -> Path("out")',
@@ -92,10 +86,7 @@ def test_a_key_set_to_its_default_is_no_difference():
 
 
 def test_another_target_length_or_dict_key_is_a_difference():
-    assert (
-        diff(call(Model, encoder=call(Wide)), call(Model, encoder=None))
-        == "encoder: Wide() -> None"
-    )
+    assert diff(call(Model, encoder=call(Wide)), call(Model, encoder=None)) == "encoder: Wide() -> None"
     assert diff({"a": [1]}, {"a": [1, 2]}) == "a: [1] -> [1, 2]"
     assert diff({"a": 1}, {"b": 1}) == "b: <not set> -> 1\na: 1 -> <not set>"
     assert diff(1, True) == "<root>: 1 -> True"

@@ -22,7 +22,10 @@ def _document(index: int) -> Document:
     if index % 4 == 3:
         return Document.page(["no picture here"])
     return Document.chat(
-        [("user", [f"{index}: ", picture("black")]), ("assistant", [picture("red"), "and", picture("blue"), "."])]
+        [
+            ("user", [f"{index}: ", picture("black")]),
+            ("assistant", [picture("red"), "and", picture("blue"), "."]),
+        ]
     )
 
 

@@ -63,8 +63,7 @@ def icon_set(package: emoji.Package) -> dict[str, Any]:
 @pytest.fixture
 def packages(tmp_path: Path) -> tuple[emoji.Package, ...]:
     labels = [
-        {"hexcode": code, "label": label, "emoji": "x", "tags": [label, "tag"]}
-        | {"group": group, "subgroup": 0}
+        {"hexcode": code, "label": label, "emoji": "x", "tags": [label, "tag"]} | {"group": group, "subgroup": 0}
         for code, (label, group) in EMOJI.items()
     ]
     label_files = {"en/data.json": labels, "meta/groups.json": GROUPS}
@@ -116,9 +115,7 @@ def test_build_replaces_the_shards_of_an_earlier_build(tmp_path: Path, packages:
     assert {path.name for path in output.glob("*.tar")} == set(few["shards"])
 
 
-def test_build_leaves_out_symbols_other_clock_faces_and_what_fluent_lacks(
-    tmp_path: Path, packages: tuple
-) -> None:
+def test_build_leaves_out_symbols_other_clock_faces_and_what_fluent_lacks(tmp_path: Path, packages: tuple) -> None:
     pytest.importorskip("resvg_py")
     emoji.build(tmp_path / "output", source=tmp_path, packages=packages, size=32)
     samples = [s for split in SPLITS for s in read_split(tmp_path / "output", split)]
@@ -209,9 +206,7 @@ def test_shipped_shards_match_the_manifest() -> None:
         assert hashlib.sha256((SHIPPED / name).read_bytes()).hexdigest() == shard["sha256"], name
         assert len(read_shard(SHIPPED / name)) == shard["samples"], name
     assert {path.name for path in SHIPPED.glob("*.tar")} == set(manifest["shards"])
-    assert [source["sha256"] for source in manifest["sources"]] == [
-        package.sha256 for package in emoji.PACKAGES
-    ]
+    assert [source["sha256"] for source in manifest["sources"]] == [package.sha256 for package in emoji.PACKAGES]
 
 
 def test_shipped_shards_stay_small() -> None:
@@ -224,9 +219,7 @@ def test_no_shipped_concept_is_in_two_splits(shipped: dict) -> None:
     # The style split asks for known concepts, in a style family that training never shows for them.
     assert concepts["heldout-style"] <= concepts["train"]
     trained = {
-        sample["json"]["concept"]
-        for sample in shipped["train"]
-        if sample["json"]["style"] in emoji.FLUENT_STYLES
+        sample["json"]["concept"] for sample in shipped["train"] if sample["json"]["style"] in emoji.FLUENT_STYLES
     }
     assert not trained & concepts["heldout-style"]
     assert {s["json"]["style"] for s in shipped["heldout-style"]} == emoji.FLUENT_STYLES

@@ -1,4 +1,4 @@
-"""Batches are a function of the position: resume is exact, bad documents are counted and skipped whole."""
+"""Batches are a function of the position: resume is exact, bad documents are skipped whole."""
 
 import pytest
 import torch
@@ -38,7 +38,9 @@ def _mixture() -> Mixture:
 
 
 @pytest.mark.parametrize("num_batches", [1, 3, 6])
-def test_a_resumed_loader_goes_on_with_the_very_same_batches_across_epochs(num_batches: int) -> None:
+def test_a_resumed_loader_goes_on_with_the_very_same_batches_across_epochs(
+    num_batches: int,
+) -> None:
     whole = _loader(_mixture())
     for _ in range(num_batches):
         whole.next_batch()
@@ -71,13 +73,18 @@ def _sometimes_bad(index: int) -> Document:
     raise ValueError(f"row {index} is unreadable\nhint: none")
 
 
-def test_bad_documents_are_counted_named_and_skipped_whole(caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_documents_are_counted_named_and_skipped_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     loader = _loader(Mixture({"a": FunctionSource(_sometimes_bad, 30)}))
     batches = [loader.next_batch() for _ in range(3)]
     broken = MODEL.tokenizer.text_ids("broken")
     for batch in batches:
         assert str(broken)[1:-1] not in str(batch.ids.flatten().tolist())
-    assert loader.skipped["a"] + loader.drawn["a"] in (loader.position, loader.position + loader.skipped["a"])
+    assert loader.skipped["a"] + loader.drawn["a"] in (
+        loader.position,
+        loader.position + loader.skipped["a"],
+    )
     assert any("no `sound`" in record.getMessage() for record in caplog.records)
     assert any("unreadable" in record.getMessage() for record in caplog.records)
 

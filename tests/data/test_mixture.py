@@ -18,7 +18,9 @@ def test_permuted_is_a_permutation(length: int, seed: int) -> None:
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = [tuple(permuted(i, length=40, key=(seed, epoch)) for i in range(40)) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [
+        tuple(permuted(i, length=40, key=(seed, epoch)) for i in range(40)) for seed in (0, 1) for epoch in (0, 1)
+    ]
     assert len(set(orders)) == 4
     assert all(order != tuple(range(40)) for order in orders)
 
@@ -60,7 +62,12 @@ def test_each_source_is_gone_through_once_per_epoch_of_its_own() -> None:
 
 def test_a_position_is_answered_without_the_ones_before_it() -> None:
     def mixture() -> Mixture:
-        return Mixture({"a": Pages(), "b": Pages()}, weights={"a": 3.0, "b": 1.0}, seed=4, condition_dropout=0.3)
+        return Mixture(
+            {"a": Pages(), "b": Pages()},
+            weights={"a": 3.0, "b": 1.0},
+            seed=4,
+            condition_dropout=0.3,
+        )
 
     forwards = [mixture().document(position) for position in range(25)]
     one = mixture()

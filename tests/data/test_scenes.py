@@ -58,9 +58,7 @@ def test_scenes_are_equal_whatever_the_order_of_their_shapes():
     assert Scene((BLUE, RED), "white") == PAIR
 
 
-@pytest.mark.parametrize(
-    ("start", "stop"), [(0, 1000), pytest.param(1000, 6000, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("start", "stop"), [(0, 1000), pytest.param(1000, 6000, marks=pytest.mark.slow)])
 def test_parsing_a_rendered_scene_gives_the_scene_back(start, stop):
     for index in range(start, stop):
         scene = sample_scene(index, seed=3, split=("train", "test")[index % 2])
@@ -103,9 +101,7 @@ def test_every_scene_scores_full_marks_against_itself():
 
 
 def test_swapped_colours_fail_binding_but_not_colors():
-    swapped = Scene(
-        (Shape((0, 0), "circle", "blue", "large"), Shape((0, 2), "square", "red", "small")), "white"
-    )
+    swapped = Scene((Shape((0, 0), "circle", "blue", "large"), Shape((0, 2), "square", "red", "small")), "white")
     result = score(swapped, PAIR)
     assert result["colors"]
     assert result["shapes"]
@@ -113,17 +109,13 @@ def test_swapped_colours_fail_binding_but_not_colors():
 
 
 def test_swapped_places_fail_relations_only_where_they_are_asked():
-    swapped = Scene(
-        (Shape((0, 2), "circle", "red", "large"), Shape((0, 0), "square", "blue", "small")), "white"
-    )
+    swapped = Scene((Shape((0, 2), "circle", "red", "large"), Shape((0, 0), "square", "blue", "small")), "white")
     assert score(swapped, PAIR, aspects=("count", "binding")) == {"count": True, "binding": True}
     assert not score(swapped, PAIR, aspects=("relations",))["relations"]
 
 
 def test_relations_hold_for_other_cells_with_the_same_order():
-    moved = Scene(
-        (Shape((1, 0), "circle", "red", "large"), Shape((2, 1), "square", "blue", "small")), "white"
-    )
+    moved = Scene((Shape((1, 0), "circle", "red", "large"), Shape((2, 1), "square", "blue", "small")), "white")
     assert score(moved, PAIR)["relations"]
     assert not score(moved, PAIR)["cells"]
 

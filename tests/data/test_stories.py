@@ -227,9 +227,7 @@ def test_yes_and_no_about_a_picture_are_balanced_and_true(library):
         if text.startswith(("Yes", "No,")):
             counts[text[:2]] += 1
             name = made.messages[0].parts[0].alt
-            asked = re.fullmatch(
-                r".*(?:Is this|Does this show) (?:an? |the )?(.*)\?", made.messages[0].text
-            )
+            asked = re.fullmatch(r".*(?:Is this|Does this show) (?:an? |the )?(.*)\?", made.messages[0].text)
             assert (asked[1] == name) == text.startswith("Yes")
     assert 0.75 < counts["Ye"] / counts["No"] < 1.33
 

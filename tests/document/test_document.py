@@ -98,9 +98,32 @@ PNG = _picture((1, 2, 3)).data_url()
         ({"messages": [{"role": "user", "parts": [{"text": 5}]}]}, "messages[0].parts[0].text"),
         ({"messages": [{"role": "user", "parts": [{"media": "image", "data": 5}]}]}, "data"),
         ({"messages": [{"role": "user", "parts": [{"media": "image", "data": ""}]}]}, "data"),
-        ({"messages": [{"role": "user", "parts": [{"media": "image", "data": PNG, "directions": ["up"]}]}]}, "up"),
-        ({"messages": [{"role": "user", "parts": [{"media": "image", "data": "http://x/y.png"}]}]}, "http://x"),
-        ({"messages": [{"role": "user", "parts": [{"media": "image", "data": "data:image/png;base64,é"}]}]}, "base64"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "parts": [{"media": "image", "data": PNG, "directions": ["up"]}],
+                    }
+                ]
+            },
+            "up",
+        ),
+        (
+            {"messages": [{"role": "user", "parts": [{"media": "image", "data": "http://x/y.png"}]}]},
+            "http://x",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "parts": [{"media": "image", "data": "data:image/png;base64,é"}],
+                    }
+                ]
+            },
+            "base64",
+        ),
     ],
 )
 def test_bad_json_is_named_in_one_line_with_a_hint(data: object, names: str) -> None:
@@ -122,8 +145,24 @@ def test_bad_json_is_named_in_one_line_with_a_hint(data: object, names: str) -> 
         ([{"role": "user", "content": [{"type": "text"}]}], "text"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "image_url"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": None}}]}], "url"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}]}], "https://x/y"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png,x"}}]}], "base64"),
+        (
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "https://x/y"}}],
+                }
+            ],
+            "https://x/y",
+        ),
+        (
+            [
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "data:image/png,x"}}],
+                }
+            ],
+            "base64",
+        ),
     ],
 )
 def test_bad_openai_messages_are_named_in_one_line_with_a_hint(messages: list, names: str) -> None:

@@ -137,15 +137,11 @@ def test_every_picture_has_an_alternative_text_and_its_size():
 
 
 def test_a_description_is_shown_below_its_picture():
-    assert '<figcaption dir="auto">a cow</figcaption>' in to_html(
-        Document.page([Media(RED, alt="a cow")])
-    )
+    assert '<figcaption dir="auto">a cow</figcaption>' in to_html(Document.page([Media(RED, alt="a cow")]))
     assert "<figcaption" not in to_html(Document.page([RED])).split("</style>")[1]
 
 
-@pytest.mark.parametrize(
-    ("size", "name"), [((16, 16), "coarse"), ((64, 64), "small"), ((900, 500), "large")]
-)
+@pytest.mark.parametrize(("size", "name"), [((16, 16), "coarse"), ((64, 64), "small"), ((900, 500), "large")])
 def test_pictures_are_scaled_by_what_they_are(size: tuple[int, int], name: str):
     page = to_html(Document.page([Image.from_pil(PIL.Image.new("RGB", size))]))
     assert f'<figure class="{name}"' in page

@@ -54,7 +54,11 @@ def test_a_cmyk_jpeg_becomes_rgb() -> None:
 
 
 def test_one_pixel_is_a_picture() -> None:
-    assert Image.from_pil(PIL.Image.new("RGB", (1, 1), (9, 8, 7))).pil().getpixel((0, 0)) == (9, 8, 7)
+    assert Image.from_pil(PIL.Image.new("RGB", (1, 1), (9, 8, 7))).pil().getpixel((0, 0)) == (
+        9,
+        8,
+        7,
+    )
 
 
 def test_an_array_becomes_the_same_pixels() -> None:
@@ -69,9 +73,7 @@ def test_the_digest_follows_the_content_alone() -> None:
     assert Image(red).digest != Image(_encoded(PIL.Image.new("RGB", (2, 2), "blue"))).digest
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"hello", b"\x89PNG", _encoded(PIL.Image.new("RGB", (9, 9)))[:20]]
-)
+@pytest.mark.parametrize("data", [b"", b"hello", b"\x89PNG", _encoded(PIL.Image.new("RGB", (9, 9)))[:20]])
 def test_what_is_no_picture_is_refused_at_once(data: bytes) -> None:
     with pytest.raises(ValueError, match="`letter` is not a picture") as caught:
         Image.from_bytes(data, name="letter")

@@ -81,13 +81,9 @@ def test_latents_before_scaling_stay_within_the_bound():
 def test_the_loss_is_a_sum_that_does_not_change_with_batching_or_order():
     autoencoder = tiny_autoencoder()
     whole = autoencoder.reconstruction_loss(pictures(4), generators=generators(0, 1, 2, 3))
-    backwards = autoencoder.reconstruction_loss(
-        pictures(4).flip(0), generators=generators(3, 2, 1, 0)
-    )
+    backwards = autoencoder.reconstruction_loss(pictures(4).flip(0), generators=generators(3, 2, 1, 0))
     halves = [
-        autoencoder.reconstruction_loss(
-            pictures(4)[start : start + 2], generators=generators(start, start + 1)
-        )
+        autoencoder.reconstruction_loss(pictures(4)[start : start + 2], generators=generators(start, start + 1))
         for start in (0, 2)
     ]
     assert whole.count == sum(half.count for half in halves) == 4
@@ -98,9 +94,7 @@ def test_the_loss_is_a_sum_that_does_not_change_with_batching_or_order():
 def test_the_loss_reaches_every_parameter():
     autoencoder = tiny_autoencoder()
     autoencoder.reconstruction_loss(pictures(2), generators=generators(0, 1)).mean.backward()
-    missing = [
-        name for name, p in autoencoder.named_parameters() if p.grad is None or not p.grad.any()
-    ]
+    missing = [name for name, p in autoencoder.named_parameters() if p.grad is None or not p.grad.any()]
     assert missing == []
 
 

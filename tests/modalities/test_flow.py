@@ -63,8 +63,7 @@ def test_the_loss_counts_items_times_draws_and_does_not_change_with_batching_or_
     whole = decoder.loss(condition, latents, generators=generators(0, 1, 2, 3))
     backwards = decoder.loss(condition.flip(0), latents.flip(0), generators=generators(3, 2, 1, 0))
     single = [
-        decoder.loss(condition[item, None], latents[item, None], generators=generators(item))
-        for item in range(4)
+        decoder.loss(condition[item, None], latents[item, None], generators=generators(item)) for item in range(4)
     ]
     assert whole.count == 8 == sum(term.count for term in single)
     torch.testing.assert_close(whole.sum, backwards.sum, rtol=1e-5, atol=1e-5)
@@ -84,9 +83,7 @@ def test_the_loss_depends_on_the_generators_alone_and_not_on_the_global_seed():
 
 def test_an_untrained_decoder_has_the_loss_of_predicting_zero():
     torch.manual_seed(0)
-    fresh = FlowDecoder(
-        tiny_decoder().autoencoder, condition_width=WIDTH, width=32, num_layers=1, num_heads=2
-    )
+    fresh = FlowDecoder(tiny_decoder().autoencoder, condition_width=WIDTH, width=32, num_layers=1, num_heads=2)
     condition, latents = batch(fresh, 64)
     loss = fresh.loss(condition, latents, generators=generators(*range(64))).mean
     # |noise - x|^2 of two independent unit-variance tensors.
@@ -154,9 +151,7 @@ def test_every_step_is_reported_and_the_last_one_is_the_picture():
     decoder = tiny_decoder()
     condition, _ = batch(decoder, 2)
     seen = []
-    pixels = sample(
-        decoder, condition[None], 0, 1, steps=4, on_step=lambda *report: seen.append(report)
-    )
+    pixels = sample(decoder, condition[None], 0, 1, steps=4, on_step=lambda *report: seen.append(report))
     assert [(step, total) for step, total, _ in seen] == [(step, 4) for step in range(4)]
     assert torch.equal(decoder.autoencoder.decode(seen[-1][2]), pixels)
 
@@ -184,9 +179,7 @@ def test_a_wide_picture_keeps_its_proportions_on_a_white_ground():
 def test_rows_and_branches_that_do_not_match_are_refused_with_the_numbers():
     decoder = tiny_decoder()
     condition, latents = batch(decoder, 2)
-    with pytest.raises(
-        ValueError, match="condition has 1 branches; expected 2 for ClassifierFreeGuidance"
-    ):
+    with pytest.raises(ValueError, match="condition has 1 branches; expected 2 for ClassifierFreeGuidance"):
         sample(decoder, condition[None], 0, 1, guidance=ClassifierFreeGuidance(3.0))
     with pytest.raises(ValueError, match="1 rows of generators"):
         decoder.loss(condition, latents, generators=generators(0))

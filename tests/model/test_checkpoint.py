@@ -59,8 +59,19 @@ def test_a_loaded_model_gives_what_the_saved_one_gave(model: MultimodalLM, saved
 
 
 def test_a_checkpoint_has_one_file_per_component(saved: Path) -> None:
-    parts = ("decoder", "encoder", "input_projector", "output_projector", "queries")
-    expected = {"limner.json", "backbone.safetensors", *(f"image.{part}.safetensors" for part in parts)}
+    parts = (
+        "decoder.autoencoder",
+        "decoder.transformer",
+        "encoder",
+        "input_projector",
+        "output_projector",
+        "queries",
+    )
+    expected = {
+        "limner.json",
+        "backbone.safetensors",
+        *(f"image.{part}.safetensors" for part in parts),
+    }
     assert {file.name for file in saved.iterdir()} == expected
     assert not [file for file in saved.parent.iterdir() if file != saved]
 
@@ -78,13 +89,13 @@ def test_a_narrow_checkpoint_is_half_the_size_and_close(model: MultimodalLM, sav
 def test_a_crash_leaves_the_last_good_checkpoint(
     model: MultimodalLM, saved: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    real, calls = module.os.replace, []
+    real, calls = Path.replace, []
 
-    def replace(source: Path, target: Path) -> None:
+    def replace(source: Path, target: Path) -> Path:
         calls.append(source)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        real(source, target)
+        return real(source, target)
 
     def save_nothing(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -92,7 +103,7 @@ def test_a_crash_leaves_the_last_good_checkpoint(
     if moment == "writing":
         monkeypatch.setattr(module, "save_file", save_nothing)
     else:
-        monkeypatch.setattr(module.os, "replace", replace)
+        monkeypatch.setattr(Path, "replace", replace)
     other = build(model_call())
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(other, saved, description=DESCRIPTION)
@@ -116,7 +127,11 @@ def _shape(state: dict) -> None:
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [(_drop, r"lacks 1 tensors: .*queries\.rows"), (_add, r"unknown 1 .*stray"), (_shape, r"other shapes .*rows")],
+    [
+        (_drop, r"lacks 1 tensors: .*queries\.rows"),
+        (_add, r"unknown 1 .*stray"),
+        (_shape, r"other shapes .*rows"),
+    ],
 )
 def test_tensors_that_are_not_the_models_are_refused_by_name(saved: Path, change, says: str) -> None:
     file = saved / "image.queries.safetensors"
@@ -148,8 +163,8 @@ def test_a_flipped_byte_is_refused_with_the_files_name(saved: Path) -> None:
 
 
 def test_a_missing_file_is_refused_by_name(saved: Path) -> None:
-    (saved / "image.decoder.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"lacks image\.decoder\.safetensors\nhint: "):
+    (saved / "image.decoder.transformer.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"lacks image\.decoder\.transformer\.safetensors\nhint: "):
         load_checkpoint(saved)
 
 

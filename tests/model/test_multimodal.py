@@ -1,4 +1,4 @@
-"""The join: the text loss is the language model's own, absent modalities have zero gradients, noise is keyed."""
+"""The join: text loss as in transformers, zero gradients of absent modalities, keyed noise."""
 
 import pytest
 import torch
@@ -36,9 +36,18 @@ def test_the_text_loss_is_the_language_models_own(model) -> None:
 @pytest.mark.parametrize(
     ("document", "absent"),
     [
-        (Document.page(["words"]), ("encoder", "input_projector", "queries", "output_projector", "decoder.transformer")),
-        (Document.page([Media(picture(), directions=(Direction.OUT,))]), ("encoder", "input_projector")),
-        (Document.chat([("user", ["x", picture()]), ("assistant", "y")]), ("queries", "output_projector", "decoder.transformer")),
+        (
+            Document.page(["words"]),
+            ("encoder", "input_projector", "queries", "output_projector", "decoder.transformer"),
+        ),
+        (
+            Document.page([Media(picture(), directions=(Direction.OUT,))]),
+            ("encoder", "input_projector"),
+        ),
+        (
+            Document.chat([("user", ["x", picture()]), ("assistant", "y")]),
+            ("queries", "output_projector", "decoder.transformer"),
+        ),
     ],
     ids=["text alone", "made and not read", "read and not made"],
 )
@@ -69,7 +78,10 @@ def test_an_item_has_the_same_noise_whatever_else_is_in_the_batch(model) -> None
 def test_cached_features_give_what_fresh_ones_do(model) -> None:
     model.modalities["image"].requires_grad_(False)
     rendered = [model.render(document, key=str(index)) for index, document in enumerate(documents())]
-    fresh, cached = Collator(model)([rendered]), Collator(model, cache=FeatureCache(model))([rendered])
+    fresh, cached = (
+        Collator(model)([rendered]),
+        Collator(model, cache=FeatureCache(model))([rendered]),
+    )
     assert all(spans.encoded for spans in cached.spans.values())
     with torch.no_grad():
         before, after = model(fresh, noise_key=(0,)), model(cached, noise_key=(0,))

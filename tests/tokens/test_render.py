@@ -1,4 +1,4 @@
-"""Rendering: no text is lost, spans stand whole, masks cover what is trained, markup in text is inert."""
+"""Rendering: no text is lost, spans stand whole, masks cover what is trained, markup is inert."""
 
 import pytest
 from hypothesis import given, settings

@@ -8,7 +8,7 @@ from limner.tokens.tokenizer import CHAT_TEMPLATE, byte_tokenizer
 
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|header|>' + message['role'] + '<|/header|>\n\n' + message['content'] | trim + eos_token }}"
+    "{{ '<|header|>' + message['role'] + '<|/header|>\n\n' }}{{ message['content'] | trim + eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|header|>assistant<|/header|>\n\n' }}{% endif %}"
 )
 VICUNA = (
@@ -39,7 +39,13 @@ def _written(template: Template, document: Document, *, reply: bool = False) -> 
     return "".join(piece.text for piece in template.pieces(document, reply=reply))
 
 
-CHAT = [("system", "Be brief."), ("user", "Hi."), ("assistant", "Ho."), ("user", "He?"), ("assistant", "Ha.")]
+CHAT = [
+    ("system", "Be brief."),
+    ("user", "Hi."),
+    ("assistant", "Ho."),
+    ("user", "He?"),
+    ("assistant", "Ha."),
+]
 
 
 @pytest.mark.parametrize("chat_template", [CHAT_TEMPLATE, LLAMA3, VICUNA, DEFAULT_SYSTEM])

@@ -1,4 +1,4 @@
-"""Plans end to end: stages hand over, a resumed run is the uninterrupted one, and what is wrong is refused at once."""
+"""Plans end to end: stages hand over, a resumed run is the uninterrupted one, errors are early."""
 
 import json
 from pathlib import Path
@@ -39,29 +39,42 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_stages_run_and_leave_what_they_promise(finished: Path) -> None:
-    assert {file.name for file in (finished / "together").iterdir()} >= {"checkpoint", "metrics.jsonl", "trainable.json"}
+    assert {file.name for file in (finished / "together").iterdir()} >= {
+        "checkpoint",
+        "metrics.jsonl",
+        "trainable.json",
+    }
     assert not (finished / "together" / "state.pt").exists()
     lines = _metrics(finished / "together")
     assert [line["step"] for line in lines] == list(range(6))
     assert {"loss", "loss/text", "loss/image", "gradient_norm", "tokens"} <= set(lines[0])
     assert lines[0]["loss"] == pytest.approx(lines[0]["loss/text"] + 0.5 * lines[0]["loss/image"])
     assert lines[-1]["loss/text"] < lines[0]["loss/text"]
-    # An untrained flow predicts 0; its targets, noise minus unit-variance latents, have a mean square of 2.
+    # An untrained flow predicts 0; its targets, noise minus latents of unit variance, average 2.
     assert 1.0 < lines[0]["loss/image"] < 4.0
     table = json.loads((finished / "together" / "trainable.json").read_text())
-    assert [row["glob"] for row in table["trainable"]][0] == "modalities.image.decoder.transformer.*"
+    assert table["trainable"][0]["glob"] == "modalities.image.decoder.transformer.*"
     assert all(row["parameters"] > 0 for row in table["trainable"])
 
 
-def test_a_stage_starts_from_the_one_before_and_keeps_what_it_does_not_train(finished: Path) -> None:
-    start = build(model_call()).state_dict()
-    first, second = _state(finished / "pictures" / "checkpoint"), _state(finished / "together" / "checkpoint")
+def test_a_stage_starts_from_the_one_before_and_keeps_what_it_does_not_train(
+    finished: Path,
+) -> None:
+    start = _start()
+    first, second = (
+        _state(finished / "pictures" / "checkpoint"),
+        _state(finished / "together" / "checkpoint"),
+    )
     changed = {name for name in first if not torch.equal(first[name], start[name])}
     assert changed
-    assert all(name.startswith("modalities.image.decoder.autoencoder.") for name in changed)
+    assert {name for name in changed if not name.startswith("modalities.image.decoder.autoencoder.")} == set()
     assert any(name.endswith("latent_std") for name in changed)  # calibrated at the end
     later = {name for name in second if not torch.equal(first[name], second[name])}
-    trained = ("backbone.", "modalities.image.decoder.transformer.", "modalities.image.input_projector.")
+    trained = (
+        "backbone.",
+        "modalities.image.decoder.transformer.",
+        "modalities.image.input_projector.",
+    )
     assert all(name.startswith(trained) for name in later)
     assert {name.split(".")[0] for name in later} == {"backbone", "modalities"}
     assert load_checkpoint(finished / "together" / "checkpoint")
@@ -111,11 +124,11 @@ def test_components_come_from_the_stages_that_the_recipe_names(finished: Path, t
         name="third",
         num_steps=1,
         trainable=[call(Trainable, glob="modalities.image.queries.*", learning_rate=0.0)],
-        start_from=[("image.decoder", "pictures"), ("backbone", "together")],
+        start_from=[("image.decoder.*", "pictures"), ("backbone", "together")],
         ema_decay=None,
     )
     run_plan(plans.plan(plans.reconstruction(), plans.together(), third), output=finished)
-    start = build(model_call()).state_dict()
+    start = _start()
     first, second, found = (_state(finished / name / "checkpoint") for name in ("pictures", "together", "third"))
     for name, value in found.items():
         part = ".".join(name.split(".")[:3])
@@ -126,7 +139,10 @@ def test_components_come_from_the_stages_that_the_recipe_names(finished: Path, t
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"trainable": [call(Trainable, glob="modalities.image.quieries.*", learning_rate=1.0)]}, "matches no parameter"),
+        (
+            {"trainable": [call(Trainable, glob="modalities.image.quieries.*", learning_rate=1.0)]},
+            "matches no parameter",
+        ),
         ({"loss_weights": {"text": 1.0}}, "loss weights for"),
         ({"loss_weights": {"text": 1.0, "image": 1.0, "sound": 1.0}}, "loss weights for"),
         ({"start_from": [("*", "later")]}, "does not come before"),
@@ -139,7 +155,10 @@ def test_a_recipe_that_cannot_be_meant_is_refused(tmp_path: Path, changes: dict,
 
 
 def test_a_start_that_matches_no_component_is_refused(tmp_path: Path) -> None:
-    stages = (plans.reconstruction(num_steps=1), plans.together(start_from=[("image.decodr", "pictures")]))
+    stages = (
+        plans.reconstruction(num_steps=1),
+        plans.together(start_from=[("image.decodr", "pictures")]),
+    )
     with pytest.raises(ValueError, match=r"matches no component\nhint: .*image\.decoder"):
         run_plan(plans.plan(*stages), output=tmp_path)
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from limner.config.call import build, call
+from limner.config.call import Call, build, call
+from limner.data.mixture import Mixture
+from limner.train.objectives import Multimodal, WordAlignment
 from limner.train.optim import MovingAverage, build_optimizer, set_learning_rate
-from limner.train.stage import Schedule, Stage, Trainable, select_trainable
+from limner.train.stage import Packed, Schedule, Stage, Trainable, select_trainable
 from limner.train.trainer import Trainer
 
 
@@ -38,22 +40,51 @@ def test_accumulation_gives_the_step_of_one_large_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(split[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def call_batching(*, num_rows: int):
-    from limner.train.stage import Packed
+@pytest.mark.parametrize("objective", [call(Multimodal, made=[]), call(WordAlignment, modality="image")])
+def test_accumulation_weighs_batches_by_what_the_objective_counts(tmp_path: Path, objective: Call) -> None:
+    # Each row has other numbers of targets and of matched words, but the same kinds of words to tell apart.
+    changes = {
+        "mixture": call(Mixture, sources={"spellings": call(plans.Spellings)}),
+        "objective": objective,
+        "loss_weights": {"text": 1.0},
+        "trainable": [call(Trainable, glob="modalities.image.input_projector.*", learning_rate=1e-3)],
+    }
+    large = call(Packed, row_length=40, num_rows=4)
+    small = call(Packed, row_length=40, num_rows=1)
+    one, whole = _trained(tmp_path / "1", batching=large, accumulation=1, **changes)
+    four, split = _trained(tmp_path / "4", batching=small, accumulation=4, **changes)
+    assert one["tokens"] == four["tokens"]
+    for name in ("loss", "gradient_norm"):
+        assert four[name] == pytest.approx(one[name], rel=1e-4)
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, atol=1e-6, rtol=1e-3, msg=name)
 
+
+def test_a_parameter_that_the_objective_never_reaches_is_refused_at_the_first_step(tmp_path: Path) -> None:
+    queries = call(Trainable, glob="modalities.image.queries.*", learning_rate=1e-3)
+    backbone = call(Trainable, glob="backbone.*", learning_rate=1e-3)
+    changes = {"objective": call(Multimodal, made=[]), "loss_weights": {"text": 1.0}, "trainable": [queries, backbone]}
+    assert _trained(tmp_path / "reached", **changes)
+    flow = call(Trainable, glob="modalities.image.decoder.transformer.*", learning_rate=1e-3)
+    changes["trainable"] = [flow, backbone]
+    with pytest.raises(ValueError, match=r"trains \d+ tensors .* never reaches: .*transformer.*\nhint: "):
+        _trained(tmp_path / "lost", **changes)
+
+
+def call_batching(*, num_rows: int):
     return call(Packed, row_length=42, num_rows=num_rows)
 
 
 def test_a_term_of_weight_zero_is_measured_and_not_trained(tmp_path: Path) -> None:
-    flow = [call(Trainable, glob="modalities.image.decoder.transformer.*", learning_rate=1.0)]
-    model = tiny_model()
-    changes = {"loss_weights": {"text": 1.0, "image": 0.0}, "trainable": [*flow, call(Trainable, glob="backbone.*", learning_rate=0.0)]}
-    trainer = Trainer(model, stage=_stage(**changes), directory=tmp_path, seed=0)
-    metrics = trainer._step(0)
+    trainable = [call(Trainable, glob="backbone.*", learning_rate=0.0)]
+    both = {"loss_weights": {"text": 1.0, "image": 0.0}, "trainable": trainable}
+    metrics, gradients = _trained(tmp_path / "both", **both)
     assert metrics["loss/image"] > 0
     assert metrics["loss"] == pytest.approx(metrics["loss/text"])
-    gradients = [p.grad for name, p in trainer.parameters.items() if "transformer" in name and "decoder" in name]
-    assert not any(gradient is not None and gradient.any() for gradient in gradients)
+    alone = {"objective": call(Multimodal, made=[]), "loss_weights": {"text": 1.0}, "trainable": trainable}
+    _, expected = _trained(tmp_path / "alone", **alone)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, msg=name)
 
 
 def test_frozen_parts_are_in_evaluation_mode_while_the_rest_trains(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Attention masks, made by us and handed to transformers as finished 4D tensors.
 
-Additive (0 where a query may look, the dtype's minimum elsewhere), because every attention implementation takes that form.
-A query always sees itself, so no row of the softmax is empty, not even in padding.
+Additive (0 where a query may look, the dtype's minimum elsewhere), because every attention implementation takes that
+form. A query always sees itself, so no row of the softmax is empty, not even in padding.
 """
 
 import torch
@@ -9,9 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def packed_causal_mask(
-    documents: Int[Tensor, "batch seq"], *, dtype: torch.dtype
-) -> Float[Tensor, "batch 1 seq seq"]:
+def packed_causal_mask(documents: Int[Tensor, "batch seq"], *, dtype: torch.dtype) -> Float[Tensor, "batch 1 seq seq"]:
     """Causal attention within each document of a packed row; padding (document 0) sees only itself."""
     seq = documents.shape[1]
     same = documents[:, :, None] == documents[:, None, :]

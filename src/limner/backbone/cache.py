@@ -1,7 +1,8 @@
 """A KV cache of independent rows.
 
-Rows have lengths of their own and any subset of them may take any number of new tokens in one forward, so rows that write
-text and rows that draw never wait for padding of one another. Storage is allocated once, at the capacity asked for.
+Rows have lengths of their own and any subset of them may take any number of new tokens in one forward, so rows that
+write text and rows that draw never wait for padding of one another. Storage is allocated once, at the capacity asked
+for.
 
     cache = RowCache(num_rows=4, capacity=512)
     step = cache.step([0, 2], counts=[7, 5])       # a transformers Cache for one forward of two rows

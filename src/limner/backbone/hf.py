@@ -1,8 +1,12 @@
 """The language model: an adapter that composes any transformers `AutoModelForCausalLM`.
 
-Owns three verbs - ids to embeddings, embeddings to final-norm hidden states, hidden states to logits - and the rows added
-to the vocabulary. Added rows are parameters of their own, so the (possibly frozen, possibly shared) original
+Owns three verbs - ids to embeddings, embeddings to final-norm hidden states, hidden states to logits - and the rows
+added to the vocabulary. Added rows are parameters of their own, so the (possibly frozen, possibly shared) original
 matrices are neither copied nor touched, and a checkpoint saves only what is new.
+
+Logits go through what the family does to them behind its output matrix (Gemma's soft cap, the factors of Cohere and
+Granite), added rows included. A family that does something else there, or whose layers need another mask than causal
+attention, is refused when it is wired: it would compute, and be wrong.
 """
 
 from pathlib import Path
@@ -19,11 +23,13 @@ from limner.backbone.lora import LoraSpec, add_lora
 class Backbone(nn.Module):
     """`language_model`: a transformers causal LM. `num_added`: rows added to its vocabulary."""
 
-    def __init__(
-        self, language_model: Any, *, num_added: int = 0, lora: LoraSpec | None = None
-    ) -> None:
+    def __init__(self, language_model: Any, *, num_added: int = 0, lora: LoraSpec | None = None) -> None:
         super().__init__()
         self.language_model = language_model
+        config = language_model.config.get_text_config()
+        _check_layers(config)
+        self.logit_factor = _logit_factor(config)
+        self.logit_cap = getattr(config, "final_logit_softcapping", None)
         if lora is not None:
             add_lora(language_model, lora)
         matrix = language_model.get_input_embeddings().weight
@@ -31,9 +37,7 @@ class Backbone(nn.Module):
         self.tied = language_model.get_output_embeddings().weight is matrix
         self.added_input = self._new_rows(matrix, num_added)
         self.added_output = (
-            None
-            if self.tied
-            else self._new_rows(language_model.get_output_embeddings().weight, num_added)
+            None if self.tied else self._new_rows(language_model.get_output_embeddings().weight, num_added)
         )
 
     @staticmethod
@@ -44,12 +48,16 @@ class Backbone(nn.Module):
         lora: LoraSpec | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> "Backbone":
-        """Load a local directory in the transformers layout."""
-        from transformers import AutoModelForCausalLM
+        """Load a local directory in the transformers layout; on the meta device its shapes alone."""
+        from transformers import AutoConfig, AutoModelForCausalLM
 
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, attn_implementation="sdpa"
-        )
+        if torch.get_default_device().type == "meta":
+            config = AutoConfig.from_pretrained(str(path))
+            shapes = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            return Backbone(shapes, num_added=num_added, lora=lora)
+
+        # transformers' own choice of attention: sdpa, but eager for families with more between scores and softmax.
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
         return Backbone(model, num_added=num_added, lora=lora)
 
     @staticmethod
@@ -72,6 +80,12 @@ class Backbone(nn.Module):
     def context_length(self) -> int:
         """Positions the language model was made for."""
         return int(self.language_model.config.max_position_embeddings)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids at which the language model was made to stop, as its generation config says."""
+        found = getattr(self.language_model.generation_config, "eos_token_id", None)
+        return (found,) if isinstance(found, int) else tuple(found or ())
 
     def embed(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_model"]:
         """Input rows of ids, added ones included."""
@@ -103,6 +117,45 @@ class Backbone(nn.Module):
         """Scores over the old and the added vocabulary, in float32."""
         scores = self.language_model.get_output_embeddings()(hidden).float()
         added = self.added_input if self.added_output is None else self.added_output
-        if not len(added):
-            return scores
-        return torch.cat([scores, F.linear(hidden.float(), added.float())], dim=-1)
+        if len(added):
+            scores = torch.cat([scores, F.linear(hidden.float(), added.float())], dim=-1)
+        if self.logit_factor != 1.0:
+            scores = scores * self.logit_factor
+        if self.logit_cap is not None:
+            scores = torch.tanh(scores / self.logit_cap) * self.logit_cap
+        return scores
+
+
+_OTHER_LOGITS = ("logits_scaling", "logits_soft_cap", "output_logit_soft_cap", "lm_head_multiplier", "dim_model_base")
+"""Config keys of families that do something else between hidden states and logits (logits_scaling: but Granite)."""
+
+
+def _logit_factor(config: Any) -> float:
+    """What a family multiplies its logits by. Raises ValueError for one that does what we do not."""
+    if config.model_type.startswith("granite"):
+        return 1.0 / config.logits_scaling
+    for key in _OTHER_LOGITS:
+        if getattr(config, key, None) not in (None, 1.0):
+            raise ValueError(
+                f"`{config.model_type}` changes its logits by `{key}` = {getattr(config, key)}, which is not "
+                "supported\nhint: take another language model"
+            )
+    return float(getattr(config, "logit_scale", None) or 1.0)
+
+
+def _check_layers(config: Any) -> None:
+    """Raise ValueError for layers that our mask, causal attention to everything before, does not serve."""
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else ["full_attention"]))
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise ValueError(
+            f"`{config.model_type}` has layers of {', '.join(other)}; expected full attention\n"
+            "hint: take another language model"
+        )
+    # Within its window a sliding layer sees everything.
+    if "sliding_attention" in kinds and window is not None and window < config.max_position_embeddings:
+        raise ValueError(
+            f"`{config.model_type}` has layers that see {window} of {config.max_position_embeddings} positions; "
+            f"expected full attention\nhint: set max_position_embeddings to {window} in its config.json: "
+            "so far both are the same"
+        )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -19,9 +20,8 @@ def add_lora(model: nn.Module, spec: LoraSpec) -> None:
     """Put adapters into `model`, in place. Their B is zero: the model computes what it did before."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(
-        r=spec.rank, lora_alpha=spec.alpha, target_modules=list(spec.targets), lora_dropout=0.0
-    )
+    alpha: Any = spec.alpha  # declared int there; only ever divided by the rank
+    config = LoraConfig(r=spec.rank, lora_alpha=alpha, target_modules=list(spec.targets), lora_dropout=0.0)
     inject_adapter_in_model(config, model)
 
 

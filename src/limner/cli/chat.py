@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from limner.generate.engine import Engine
     from limner.generate.request import Request
 
-HELP = (
-    "/image PATH shows a picture with the next message, "
-    "/save PAGE.html keeps the conversation, /quit ends it"
-)
+HELP = "/image PATH shows a picture with the next message, /save PAGE.html keeps the conversation, /quit ends it"
 
 
 def command(
@@ -117,9 +114,7 @@ class Conversation:
         parts = (*(Media(image) for image in self.waiting), Text(line))
         asked = self.document.followed_by(Message("user", parts))
         try:
-            answered = self.engine.run([self.make_request(asked)], on_event=streaming(_to_stdout))[
-                0
-            ]
+            answered = self.engine.run([self.make_request(asked)], on_event=streaming(_to_stdout))[0]
         except KeyboardInterrupt:
             print("\n(stopped; that turn is forgotten)", file=sys.stderr)
             return

@@ -34,9 +34,7 @@ def build_emoji(
 
 @app.command("show")
 def show(
-    path: Annotated[
-        Path, typer.Argument(help="A shard (.tar), a manifest.json, or its directory.")
-    ],
+    path: Annotated[Path, typer.Argument(help="A shard (.tar), a manifest.json, or its directory.")],
     limit: Annotated[int, typer.Option(min=1, help="Most samples of a shard to print.")] = 10,
 ) -> None:
     """Print what a shard or a data set holds."""
@@ -78,9 +76,7 @@ def _show_shard(path: Path, *, limit: int) -> None:
                     data = json.loads(stream.read())
                     fields[key] = str(data.get("name") or data.get("caption") or "")
     except (tarfile.TarError, ValueError) as error:
-        raise ValueError(
-            f"`{path}` is no readable shard ({error})\nhint: build it again"
-        ) from error
+        raise ValueError(f"`{path}` is no readable shard ({error})\nhint: build it again") from error
     print(f"{path.name}: {len(members)} samples")
     for key, parts in list(members.items())[:limit]:
         print("\t".join([key, fields.get(key, ""), *parts]))

@@ -37,25 +37,28 @@ STORY_SEED = 7
 
 def command(
     prompt: Annotated[
-        list[str] | None, typer.Option(help="What to draw instead of the five; may be repeated.")
+        list[str] | None, typer.Option(help="Your own request, answered with text and pictures; may be repeated.")
     ] = None,
     output: options.Output = Path("limner-demo"),
     model: Annotated[str, typer.Option(help="A model's name or a checkpoint directory.")] = MODEL,
 ) -> None:
     """Write a page: pictures read and drawn, a story, a talk."""
-    prompts = [require_text(text, option="--prompt") for text in prompt or DRAW]
+    prompts = [require_text(text, option="--prompt") for text in prompt or ()]
     pictures = read_pictures(locate_checkpoint(model))
     require_directory(output)
     started = time.perf_counter()
     engine = open_engine(model)
     _tell("model loaded", time.perf_counter() - started)
     author = Author(engine)
-    sections = [
-        author.read(pictures),
-        author.draw(prompts),
-        author.narrate(STORY),
-        author.talk(TALK),
-    ]
+    if prompts:
+        sections = [author.narrate(text, title="Your request") for text in prompts]
+    else:
+        sections = [
+            author.read(pictures),
+            author.draw(DRAW),
+            author.narrate(STORY, title="A story"),
+            author.talk(TALK),
+        ]
     name = Path(model).name
     footer = f"Written and drawn by {name} in {time.perf_counter() - started:.0f} seconds."
     page = to_html(sections, title=f"What {name} sees, draws and tells", footer=footer)
@@ -75,9 +78,7 @@ def read_pictures(checkpoint: Path) -> list[Media]:
     for directory in (checkpoint / "demo", packaged):
         paths = sorted(directory.glob("*.webp"))
         if paths:
-            return [
-                Media(Image.from_path(path), alt=path.stem.replace("-", " ")) for path in paths[:3]
-            ]
+            return [Media(Image.from_path(path), alt=path.stem.replace("-", " ")) for path in paths[:3]]
     raise ValueError(
         f"no pictures to read: neither `{checkpoint}` nor the installed package has demo/*.webp\n"
         "hint: put up to three .webp pictures there, or reinstall limner"
@@ -108,14 +109,12 @@ class Author:
     def draw(self, prompts: Sequence[str]) -> Section:
         """All prompts in one batch, a picture each."""
         asked = [Document.chat([("user", prompt)]) for prompt in prompts]
-        documents, seconds = self._run(
-            "drawing", asked, max_new_tokens=24, max_pictures=1, pictures="now"
-        )
+        documents, seconds = self._run("drawing", asked, max_new_tokens=24, max_pictures=1, pictures="now")
         note = f"Drawn together, from noise. {seconds:.1f} s."
         return Section(tuple(documents), "Drawing", note, Layout.PLATES)
 
-    def narrate(self, prompt: str) -> Section:
-        """A story whose pictures stand where the model puts them."""
+    def narrate(self, prompt: str, *, title: str) -> Section:
+        """An answer whose pictures stand where the model puts them."""
         from limner.generate.sampling import Sampling
 
         documents, seconds = self._run(
@@ -131,7 +130,7 @@ class Author:
         noun = "picture" if drawn == 1 else "pictures"
         decided = f"decided where its {drawn} {noun} go" if drawn else "chose to draw nothing"
         note = f"The model {decided}. {seconds:.1f} s."
-        return Section(tuple(documents), "A story", note)
+        return Section(tuple(documents), title, note)
 
     def talk(self, turns: Sequence[str]) -> Section:
         """A conversation whose last turn asks about a picture that was drawn in it."""

@@ -40,8 +40,7 @@ def require_directory(path: Path) -> Path:
             pass
     except OSError as error:
         raise ValueError(
-            f"cannot write to the directory `{path}` ({error.strerror})\n"
-            "hint: give another one with --output"
+            f"cannot write to the directory `{path}` ({error.strerror})\nhint: give another one with --output"
         ) from error
     return path
 
@@ -51,13 +50,9 @@ def require_page_path(path: Path) -> Path:
     be written.
     """
     if path.suffix.lower() not in (".html", ".json"):
-        raise ValueError(
-            f"cannot write `{path}`; expected .html, .json or -\nhint: try --output page.html"
-        )
+        raise ValueError(f"cannot write `{path}`; expected .html, .json or -\nhint: try --output page.html")
     if path.is_dir():
-        raise ValueError(
-            f"`{path}` is a directory; expected a file\nhint: try --output {path / 'page.html'}"
-        )
+        raise ValueError(f"`{path}` is a directory; expected a file\nhint: try --output {path / 'page.html'}")
     require_directory(path.parent)
     return path
 
@@ -79,9 +74,7 @@ def require_text(text: str, *, option: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{option} is not valid UTF-8\nhint: check the terminal's encoding"
-        ) from error
+        raise ValueError(f"{option} is not valid UTF-8\nhint: check the terminal's encoding") from error
     return text
 
 

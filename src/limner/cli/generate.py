@@ -30,9 +30,7 @@ def command(
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     max_new_tokens: options.MaxNewTokens = 256,
-    output: Annotated[
-        str, typer.Option(help="page.html, document.json, or - for JSON on stdout.")
-    ] = "limner.html",
+    output: Annotated[str, typer.Option(help="page.html, document.json, or - for JSON on stdout.")] = "limner.html",
 ) -> None:
     """Answer one prompt with words and pictures."""
     require_text(prompt, option="--prompt")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 import limner
-from limner.cli import chat, config, data, demo, doctor, generate, models, train
+from limner.cli import chat, config, data, demo, doctor, export, generate, models, train
 
 # New versions of typer bring their own click, old ones use the installed one. In both the chain is
 # BadParameter, UsageError, ClickException.
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo, generate, chat, train, models, doctor):
+for verb in (demo, generate, chat, train, export, models, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
@@ -50,9 +50,7 @@ def options(
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and exit."),
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error (or LIMNER_DEBUG=1).")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (or LIMNER_DEBUG=1).")] = False,
 ) -> None:
     """Multimodal language models that read and write illustrated pages."""
     if debug:

@@ -19,29 +19,21 @@ class Pictures(StrEnum):
 
 Model = Annotated[
     str,
-    typer.Argument(
-        metavar="MODEL", help="A name that `limner models` lists, or a checkpoint directory."
-    ),
+    typer.Argument(metavar="MODEL", help="A name that `limner models` lists, or a checkpoint directory."),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same reply.")]
 PicturesOption = Annotated[
     Pictures,
-    typer.Option(
-        help="auto: the model decides where pictures go; none: text only; now: one at once."
-    ),
+    typer.Option(help="auto: the model decides where pictures go; none: text only; now: one at once."),
 ]
 GuidanceScale = Annotated[
     float, typer.Option(min=0.0, help="How strictly pictures follow the words; 1 switches it off.")
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps per picture.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
-TopP = Annotated[
-    float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total.")
-]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most text tokens of a reply.")]
-Config = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="path.py, or path.py:function, of a recipe.")
-]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="path.py, or path.py:function, of a recipe.")]
 Recipe = Annotated[
     str,
     typer.Argument(metavar="CONFIG", help="path.py, path.py:function, or a run's stage.json."),
@@ -50,6 +42,4 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Changes of existing keys, as in `seed=1`."),
 ]
-Output = Annotated[
-    Path, typer.Option(help="Directory to write to; it is made where it is missing.")
-]
+Output = Annotated[Path, typer.Option(help="Directory to write to; it is made where it is missing.")]

@@ -42,12 +42,8 @@ def write_samples(model: MultimodalLM, directory: Path, step: int) -> None:
         ]
     )
     pictures = [_picture(document) for document in drawn]
-    asked = [
-        Document.chat([("user", [media, QUESTION])]) for media in pictures if media is not None
-    ]
-    described = iter(
-        engine.run([Request(d, max_new_tokens=24, pictures=Pictures.NONE) for d in asked])
-    )
+    asked = [Document.chat([("user", [media, QUESTION])]) for media in pictures if media is not None]
+    described = iter(engine.run([Request(d, max_new_tokens=24, pictures=Pictures.NONE) for d in asked]))
     captions = ["" if media is None else _text(next(described)) for media in pictures]
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{step:07d}.png"

@@ -15,9 +15,7 @@ from limner.config.show import show
 def command(
     config: options.Config,
     overrides: options.Overrides = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Directory of the run; a run that is there is continued.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory of the run; a run that is there is continued.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")] = False,
 ) -> None:
     """Train the stages of a recipe, or go on where they stopped."""

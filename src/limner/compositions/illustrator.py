@@ -16,8 +16,8 @@ from limner.backbone.hf import Backbone
 from limner.backbone.lora import LoraSpec
 from limner.document.document import Direction
 from limner.modalities.base import Decoder, Encoder, InputProjector, Modality
-from limner.modalities.encoders.efficientnet import EfficientNetEncoder
 from limner.modalities.decoders.queries import LearnedQueries
+from limner.modalities.encoders.efficientnet import EfficientNetEncoder
 from limner.modalities.projectors import MLPProjector, Rowwise
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.template import Template
@@ -40,16 +40,14 @@ def illustrator(
 ) -> MultimodalLM:
     """Wire a published language model (a zoo name or a directory).
 
-    `input_projector` None takes an MLP per feature row.
-    `system` None keeps the chat template's default system text; "" renders none, which saves its tokens in every document.
-    `dtype` is the language model's; what is trained stays in float32.
+    `input_projector` None takes an MLP per feature row. `system` None keeps the chat template's default system text;
+    "" renders none, which saves its tokens in every document. `dtype` is the language model's; what is trained stays
+    in float32.
     """
     path = zoo.locate(language_model)
     tokenizer = TextTokenizer.from_pretrained(path)
     roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
-    backbone = Backbone.from_pretrained(
-        path, num_added=len(roles), lora=lora, dtype=getattr(torch, dtype)
-    )
+    backbone = Backbone.from_pretrained(path, num_added=len(roles), lora=lora, dtype=getattr(torch, dtype))
     return _wire(
         backbone,
         tokenizer=tokenizer,
@@ -129,8 +127,7 @@ def _wire(
     width = backbone.d_model
     image = Modality(
         encoder=encoder,
-        input_projector=input_projector
-        or Rowwise(MLPProjector(width_in=encoder.width, width_out=width)),
+        input_projector=input_projector or Rowwise(MLPProjector(width_in=encoder.width, width_out=width)),
         queries=LearnedQueries(num_queries=num_queries, width=width),
         output_projector=MLPProjector(width_in=width, width_out=decoder.condition_width),
         decoder=decoder,

@@ -145,7 +145,5 @@ def _conform_enum(value: Any, annotation: type[enum.Enum]) -> enum.Enum:
 
 def _mismatch(value: Any, annotation: Any) -> TypeError:
     if isinstance(value, Described):
-        return TypeError(
-            f"expected {name_of(annotation)}, got a call of {name_of(value.__built_type__())}"
-        )
+        return TypeError(f"expected {name_of(annotation)}, got a call of {name_of(value.__built_type__())}")
     return TypeError(f"expected {name_of(annotation)}, got {value!r} ({type(value).__name__})")

@@ -62,8 +62,7 @@ class Call(Described):
             raise AttributeError(unknown_key(self, key))
         if key in parameters and parameters[key].default is inspect.Parameter.empty:
             raise AttributeError(
-                f"{name_of_target(target_of(self))} needs `{key}`: it has no default\n"
-                "hint: set another value instead"
+                f"{name_of_target(target_of(self))} needs `{key}`: it has no default\nhint: set another value instead"
             )
         arguments.pop(key, None)
 
@@ -140,9 +139,7 @@ def _build(node: Any, *, path: str, seen: dict[int, str]) -> Any:
         try:
             return target_of(node)(**built)
         except Exception as error:
-            error.add_note(
-                f"while building `{path or '<root>'}`: {name_of_target(target_of(node))}"
-            )
+            error.add_note(f"while building `{path or '<root>'}`: {name_of_target(target_of(node))}")
             raise
     if isinstance(node, dict):
         return built
@@ -212,8 +209,7 @@ def signature_of(target: Callable[..., Any]) -> inspect.Signature:
         raise ValueError(f"cannot record a call of {target!r}\nhint: pass a class or a function")
     if "<" in name:
         raise ValueError(
-            f"cannot record a call of {name}: it has no importable name\n"
-            "hint: define it at the top of a module"
+            f"cannot record a call of {name}: it has no importable name\nhint: define it at the top of a module"
         )
     try:
         return inspect.signature(target, eval_str=True)

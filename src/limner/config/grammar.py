@@ -41,8 +41,7 @@ def parse_override(source: str) -> Override:
     """Parse `key=value` or `~key`. Raises ValueError where the text does not follow the grammar."""
     if source.startswith("+"):
         raise ValueError(
-            f"the override `{source}` adds a key; only existing keys can be changed\n"
-            f"hint: write `{source.lstrip('+')}`"
+            f"the override `{source}` adds a key; only existing keys can be changed\nhint: write `{source.lstrip('+')}`"
         )
     deletes = source.startswith("~")
     key, equals, text = source.removeprefix("~").partition("=")
@@ -68,9 +67,7 @@ def parse_value(text: str, *, source: str) -> Any:
     parser = _Parser(text.strip(), source)
     value = parser.value()
     if parser.rest.startswith(","):
-        raise parser.error(
-            "a comma outside brackets would mean several runs", "write a list: key=[1,2]"
-        )
+        raise parser.error("a comma outside brackets would mean several runs", "write a list: key=[1,2]")
     if parser.rest:
         raise parser.error(
             f"cannot read `{parser.rest}`",
@@ -116,9 +113,7 @@ class _Parser:
             before = self.rest
             found.append(element())
             if self.rest == before:
-                raise self.error(
-                    f"expected a value before `{before[:1]}`", f"check for a missing `{closing}`"
-                )
+                raise self.error(f"expected a value before `{before[:1]}`", f"check for a missing `{closing}`")
         self.take(1)
         return found
 

@@ -31,9 +31,7 @@ def load(address: str | Path, *, function: str = "config") -> Call:
     module = _execute(path)
     functions = _functions(module)
     if function not in functions:
-        raise ValueError(
-            f"{path} has no function `{function}`\n{suggest(function, among=functions)}"
-        )
+        raise ValueError(f"{path} has no function `{function}`\n{suggest(function, among=functions)}")
     chosen = functions[function]
     required = _required(chosen)
     if required:
@@ -44,17 +42,19 @@ def load(address: str | Path, *, function: str = "config") -> Call:
     tree = chosen()
     if not isinstance(tree, Call):
         raise ValueError(
-            f"{path}:{function} returned a {type(tree).__name__}; expected a Call\n"
-            "hint: return call(Target, ...)"
+            f"{path}:{function} returned a {type(tree).__name__}; expected a Call\nhint: return call(Target, ...)"
         )
     return tree
 
 
 def list_functions(path: str | Path) -> list[str]:
-    """Return the names of a config file's functions that `load` can call, in the file's order."""
+    """Return the names of a config file's functions that `load` can call, in the file's order.
+
+    A function whose return annotation is another type than Call is a piece for the others.
+    """
     file, _ = _split(str(path), "config")
     functions = _functions(_execute(file))
-    return [name for name, function in functions.items() if not _required(function)]
+    return [name for name, function in functions.items() if not _required(function) and _returns_call(function)]
 
 
 def _functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
@@ -70,6 +70,10 @@ def _required(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.default is p.empty]
 
 
+def _returns_call(function: Callable[..., Any]) -> bool:
+    return inspect.signature(function).return_annotation in (Call, inspect.Signature.empty)
+
+
 def _split(address: str, function: str) -> tuple[Path, str]:
     before, colon, after = address.rpartition(":")
     if colon and before.endswith(".py"):
@@ -78,18 +82,11 @@ def _split(address: str, function: str) -> tuple[Path, str]:
         address, function = before, after
     path = Path(address)
     if path.suffix != ".py":
-        raise ValueError(
-            f"`{address}` is no config file; expected path.py or path.py:function\n"
-            "hint: see configs/"
-        )
+        raise ValueError(f"`{address}` is no config file; expected path.py or path.py:function\nhint: see configs/")
     if not path.is_file():
         folder = path.parent
         names = sorted(found.name for found in folder.glob("*.py")) if folder.is_dir() else []
-        hint = (
-            suggest(path.name, among=names)
-            if names
-            else f"hint: there are no config files in {folder}"
-        )
+        hint = suggest(path.name, among=names) if names else f"hint: there are no config files in {folder}"
         raise ValueError(f"no config file `{address}`\n{hint}")
     return path, function
 

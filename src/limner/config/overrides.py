@@ -73,14 +73,10 @@ def _child(tree: Call, node: Any, key: str, *, path: tuple[str, ...]) -> Any:
     parent, dotted = ".".join(path[:-1]), ".".join(path)
     if not existing and not isinstance(node, Call | dict | list | tuple):
         raise ValueError(
-            f"no key `{dotted}`: `{parent}` is {node!r}, which has no keys\n"
-            f"hint: override `{parent}` itself"
+            f"no key `{dotted}`: `{parent}` is {node!r}, which has no keys\nhint: override `{parent}` itself"
         )
     holder = f"`{parent}`" if parent else name_of_target(target_of(tree))
-    raise ValueError(
-        f"no key `{dotted}`: {holder} has no `{key}`\n"
-        f"{_hint(tree, key, list(existing), parent=parent)}"
-    )
+    raise ValueError(f"no key `{dotted}`: {holder} has no `{key}`\n{_hint(tree, key, list(existing), parent=parent)}")
 
 
 def _hint(tree: Call, key: str, siblings: list[str], *, parent: str) -> str:
@@ -105,9 +101,7 @@ def _delete(node: Any, key: str, *, path: tuple[str, ...]) -> None:
         del node[key]
         return
     if not isinstance(node, Call):
-        raise ValueError(
-            f"cannot delete `{dotted}`: it is a list item\nhint: override the whole list"
-        )
+        raise ValueError(f"cannot delete `{dotted}`: it is a list item\nhint: override the whole list")
     try:
         delattr(node, key)
     except AttributeError as error:
@@ -128,11 +122,7 @@ def _typed(override: Override, *, annotation: Any, current: Any) -> Any:
     dotted = ".".join(override.path)
     if isinstance(current, Call) and override.value is not None:
         name, keys = name_of_target(target_of(current)), list(parameters_of(current))
-        hint = (
-            f"override one of its keys, as in {dotted}.{keys[0]}=..."
-            if keys
-            else "change it in the config file"
-        )
+        hint = f"override one of its keys, as in {dotted}.{keys[0]}=..." if keys else "change it in the config file"
         raise ValueError(f"`{dotted}` is a call of {name}; got {override.value!r}\nhint: {hint}")
     if annotation is Any:
         annotation = _type_like(current)

@@ -45,10 +45,7 @@ def _to_json(node: Any, *, path: str) -> Any:
     if isinstance(node, dict):
         for marker in MARKERS:
             if marker in node:
-                raise ValueError(
-                    f"`{path}` has the key `{marker}`, which marks stored types\n"
-                    "hint: rename the key"
-                )
+                raise ValueError(f"`{path}` has the key `{marker}`, which marks stored types\nhint: rename the key")
         return {k: _to_json(v, path=join(path, k)) for k, v in node.items()}
     if isinstance(node, list | tuple):
         items = [_to_json(item, path=join(path, str(index))) for index, item in enumerate(node)]
@@ -80,9 +77,7 @@ def _from_json(data: Any, *, path: str, allowed_prefixes: tuple[str, ...]) -> An
         raise ValueError(f"stored configuration, `{path or '<root>'}`: {error}") from None
 
 
-def _import_target(
-    name: Any, *, path: str, allowed_prefixes: tuple[str, ...]
-) -> Callable[..., Any]:
+def _import_target(name: Any, *, path: str, allowed_prefixes: tuple[str, ...]) -> Callable[..., Any]:
     place = f"stored configuration, `{path or '<root>'}`"
     if not isinstance(name, str) or not name.startswith(allowed_prefixes):
         raise ValueError(
@@ -91,9 +86,7 @@ def _import_target(
         )
     target = _find(name)
     if target is None:
-        raise ValueError(
-            f"{place}: there is no `{name}`\nhint: it may have been renamed; see CHANGELOG.md"
-        )
+        raise ValueError(f"{place}: there is no `{name}`\nhint: it may have been renamed; see CHANGELOG.md")
     return target
 
 
@@ -116,9 +109,7 @@ def _find(name: str) -> Callable[..., Any] | None:
         try:
             found: Any = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
-            if error.name and (
-                module_name == error.name or module_name.startswith(f"{error.name}.")
-            ):
+            if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
             raise  # the module exists, but something that it needs is not installed
         for part in parts[length:]:

@@ -46,9 +46,7 @@ def _show(node: Any, *, indent: str, used: int) -> str:
     if not isinstance(node, Call | dict | list | tuple):
         return _show_plain(node)
     opening, closing = _brackets(node)
-    flat = [
-        _label(node, key) + _show(item, indent="", used=-(10**6)) for key, item in children(node)
-    ]
+    flat = [_label(node, key) + _show(item, indent="", used=-(10**6)) for key, item in children(node)]
     single = isinstance(node, tuple) and len(flat) == 1
     line = opening + ", ".join(flat) + ("," if single else "") + closing
     if not flat or used + len(line) < WIDTH:

@@ -48,9 +48,7 @@ class Collator:
                     media.setdefault(side, []).append(sequence.media[span.item])
                     keys.setdefault(side, []).append(f"{sequence.key}:{span.item}")
                 start += len(sequence)
-        spans = {
-            side: self._spans(side, slots[side], media[side], tuple(keys[side])) for side in slots
-        }
+        spans = {side: self._spans(side, slots[side], media[side], tuple(keys[side])) for side in slots}
         return Batch(ids, positions, documents, labels, spans)
 
     def _spans(
@@ -71,10 +69,7 @@ class Collator:
             if direction is Direction.OUT:
                 return SpanBatch(places, lengths, torch.stack(features), keys, encoded=True)
             rows = torch.tensor([len(feature) for feature in features])
-            return SpanBatch(
-                places, lengths, torch.cat(features), keys, encoded=True, value_lengths=rows
-            )
-        modality = self.model.modality(name)
-        part = modality.encoder if direction is Direction.IN else modality.decoder
+            return SpanBatch(places, lengths, torch.cat(features), keys, encoded=True, value_lengths=rows)
+        part = self.model.reader(name).encoder if direction is Direction.IN else self.model.maker(name).decoder
         values = torch.stack([part.preprocess(item) for item in media])
         return SpanBatch(places, lengths, values, keys)

@@ -1,8 +1,8 @@
 """Conditions of a frozen language model, cached: what a decoder trains on when everything before it stands still.
 
-Where backbone, queries and encoders are frozen, the hidden states at an `out` span are constants of the document. They are
-computed once, kept under the hash of everything that precedes the span, and decoder training then costs the decoder alone.
-Same gradients for the decoder, a fraction of the work.
+Where backbone, queries and encoders are frozen, the hidden states at an `out` span are constants of the document.
+They are computed once, kept under the hash of everything that precedes the span, and decoder training then costs the
+decoder alone. Same gradients for the decoder, a fraction of the work.
 """
 
 import hashlib
@@ -33,9 +33,7 @@ class ConditionLoader:
     A document counts with one of its pictures: the last, which has the most before it.
     """
 
-    def __init__(
-        self, mixture: Mixture, *, model: MultimodalLM, name: str, num_items: int, position: int = 0
-    ) -> None:
+    def __init__(self, mixture: Mixture, *, model: MultimodalLM, name: str, num_items: int, position: int = 0) -> None:
         self.mixture = mixture
         self.model = model
         self.name = name
@@ -100,9 +98,7 @@ class ConditionLoader:
 
     @torch.no_grad()
     def _fill(self, sequences: list[Sequence], spans: list[Span], keys: list[bytes]) -> None:
-        missing = {
-            key: index for index, key in enumerate(keys) if key not in self.hidden
-        }
+        missing = {key: index for index, key in enumerate(keys) if key not in self.hidden}
         items = sorted(missing.items(), key=lambda entry: len(sequences[entry[1]]))
         for start in range(0, len(items), _PREFILL_ROWS):
             chunk = items[start : start + _PREFILL_ROWS]
@@ -135,5 +131,5 @@ def _prefix_key(sequence: Sequence, span: Span) -> bytes:
     digest.update(repr(sequence.ids[: span.start + span.length]).encode())
     for other in sequence.spans:
         if other.direction is Direction.IN and other.start < span.start:
-            digest.update(sequence.media[other.item].payload.digest.encode())
+            digest.update(sequence.media[other.item].content.digest.encode())
     return digest.digest()

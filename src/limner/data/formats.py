@@ -1,4 +1,4 @@
-"""Formats: a row as it lies on disk -> Document. Pure functions; a row that does not fit raises ValueError naming the key.
+"""Formats: a row as it lies on disk -> Document. Pure functions; a row that does not fit: ValueError naming the key.
 
 A row is a dictionary; `image(name)` gives the picture a row names, wherever it lies (a folder, the row's tar sample).
 """
@@ -56,8 +56,7 @@ def conversation(row: Mapping[str, Any], image: FindImage) -> Document:
         role = roles.get(turn.get("from"))
         if role is None:
             raise ValueError(
-                f"conversations[{number}] is from `{turn.get('from')}`; expected human or gpt\n"
-                "hint: rename the speaker"
+                f"conversations[{number}] is from `{turn.get('from')}`; expected human or gpt\nhint: rename the speaker"
             )
         parts: list[Part] = []
         for place, text in enumerate(str(turn.get("value", "")).split(PLACEHOLDER)):
@@ -83,9 +82,7 @@ def interleaved(row: Mapping[str, Any], image: FindImage) -> Document:
     for info in _get(row, "image_info", list):
         index = info.get("matched_text_index")
         if not isinstance(index, int) or not 0 <= index < len(texts):
-            raise ValueError(
-                f"matched_text_index is {index!r}; expected 0 to {len(texts) - 1}\nhint: repair the row"
-            )
+            raise ValueError(f"matched_text_index is {index!r}; expected 0 to {len(texts) - 1}\nhint: repair the row")
         after.setdefault(index, []).append(Media(image(_get(info, "image_name", str))))
     parts: list[Part] = []
     for index, text in enumerate(texts):

@@ -1,8 +1,8 @@
-"""Loader: positions of a mixture -> batches. Its whole state is the position of the next document and the counts of skips.
+"""Loader: positions of a mixture -> batches. Its state is the position of the next document and the counts of skips.
 
-Documents are rendered in the global order and packed first-fit into the batch's rows; the first that fits nowhere opens
-the next batch. So a batch is a pure function of (mixture, position), and a resumed run goes on with exactly the batch it would
-have had.
+Documents are rendered in the global order and packed first-fit into the batch's rows; the first that fits nowhere
+opens the next batch. So a batch is a pure function of (mixture, position), and a resumed run goes on with exactly the
+batch it would have had.
 """
 
 import logging

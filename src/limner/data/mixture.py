@@ -1,15 +1,15 @@
 """Sources and their mixture: an endless order of Documents that is a pure function of (seed, weights, lengths).
 
-A source answers `len` and `source[index] -> Document`, nothing else. `Mixture.document(position)` says which document stands at
-a position of the global order, without having read any before it: resuming decodes nothing twice, and how many readers
-share the work changes nothing.
+A source answers `len` and `source[index] -> Document`, nothing else. `Mixture.document(position)` says which document
+stands at a position of the global order, without having read any before it: resuming decodes nothing twice, and how
+many readers share the work changes nothing.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from limner.document.document import Direction, Document, null_prompt
 
@@ -37,7 +37,8 @@ class FunctionSource:
         return self.make(index)
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True)
+class Draw:
     """What stands at a position: which source, which item of it, and the document's key."""
 
     source: str
@@ -129,24 +130,22 @@ class Mixture:
 def null_document(document: Document, *, choice: float) -> Document:
     """The null prompt with one of the document's made pictures: what the unconditional branch is, in training as in
     sampling. A document that makes none comes back as it is. `choice` in [0, 1) picks the picture."""
-    made = [
-        media for message, media in document.media() if Direction.OUT in message.directions(media)
-    ]
+    made = [media for message, media in document.media() if Direction.OUT in message.directions(media)]
     if not made:
         return document
     return null_prompt(made[int(choice * len(made))])
 
 
 def _interleave(weights: Mapping[str, float], *, length: int = 1000) -> list[tuple[str, int]]:
-    """A cycle of (source, how often it came before in the cycle) with shares as close to the weights as possible at every
-    point: at each place the source furthest behind its share is taken (largest remainder, a low-discrepancy order)."""
+    """A cycle of (source, how often it came before in the cycle) with shares as close to the weights as can be.
+
+    At each place the source furthest behind its share is taken (largest remainder, a low-discrepancy order).
+    """
     total = sum(weights.values())
-    counts: dict[str, int] = {name: 0 for name in weights}
+    counts: dict[str, int] = dict.fromkeys(weights, 0)
     cycle: list[tuple[str, int]] = []
     for place in range(1 if len(weights) == 1 else length):
         name = max(weights, key=lambda name: weights[name] / total * (place + 1) - counts[name])
         cycle.append((name, counts[name]))
         counts[name] += 1
     return cycle
-
-

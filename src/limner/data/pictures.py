@@ -1,4 +1,4 @@
-"""Pictures alone: what an autoencoder trains on. Batches of a fixed number of targets, without ids or language model."""
+"""Pictures alone: what an autoencoder trains on. Batches of a fixed number of targets, no ids, no language model."""
 
 from collections import Counter
 from typing import Any
@@ -17,7 +17,7 @@ class PictureLoader:
 
     def __init__(self, mixture: Mixture, *, model: MultimodalLM, name: str, num_items: int) -> None:
         self.mixture = mixture
-        self.decoder = model.modality(name).decoder
+        self.decoder = model.maker(name).decoder
         self.name = name
         self.num_items = num_items
         self.position = 0
@@ -48,7 +48,7 @@ class PictureLoader:
 
     def _preprocessed(self, media: Media) -> Tensor:
         """Target pixels, decoded and resized once per picture."""
-        key = media.payload.digest
+        key = media.content.digest
         if key not in self._pixels:
             self._pixels[key] = self.decoder.preprocess(media).half()
         return self._pixels[key].float()

@@ -141,16 +141,12 @@ def _sample(values: _Array, rows: _Array, columns: _Array) -> _Array:
     """Bilinear samples on the grid rows x columns; zero outside."""
     padded = numpy.pad(values, 1)
     rows, columns = (
-        (points + 1).clip(0, length - 1.001)
-        for points, length in zip((rows, columns), padded.shape, strict=True)
+        (points + 1).clip(0, length - 1.001) for points, length in zip((rows, columns), padded.shape, strict=True)
     )
     top, left = rows.astype(int), columns.astype(int)
     down, right = (rows - top)[:, None], (columns - left)[None, :]
     upper = padded[numpy.ix_(top, left)] * (1 - right) + padded[numpy.ix_(top, left + 1)] * right
-    lower = (
-        padded[numpy.ix_(top + 1, left)] * (1 - right)
-        + padded[numpy.ix_(top + 1, left + 1)] * right
-    )
+    lower = padded[numpy.ix_(top + 1, left)] * (1 - right) + padded[numpy.ix_(top + 1, left + 1)] * right
     return upper * (1 - down) + lower * down
 
 
@@ -191,8 +187,7 @@ def score(found: Scene, wanted: Scene, *, aspects: Collection[str] = ASPECTS) ->
     """
     if unknown := set(aspects) - set(ASPECTS):
         raise ValueError(
-            f"unknown scene aspects {sorted(unknown)}, expected some of {ASPECTS}\n"
-            "hint: pass the aspects of a Caption"
+            f"unknown scene aspects {sorted(unknown)}, expected some of {ASPECTS}\nhint: pass the aspects of a Caption"
         )
     views = {
         "count": lambda scene: len(scene.shapes),
@@ -210,9 +205,7 @@ def score(found: Scene, wanted: Scene, *, aspects: Collection[str] = ASPECTS) ->
 
 
 def _relations_hold(found: Scene, wanted: Scene) -> bool:
-    ours, theirs = (
-        sorted(scene.shapes, key=lambda s: (s.noun, s.cell)) for scene in (found, wanted)
-    )
+    ours, theirs = (sorted(scene.shapes, key=lambda s: (s.noun, s.cell)) for scene in (found, wanted))
     if [s.noun for s in ours] != [s.noun for s in theirs]:
         return False
     for first in range(len(theirs)):

@@ -139,9 +139,7 @@ def sample_scene(index: int, *, seed: int, split: str = "train") -> Scene:
     Raises ValueError for an unknown split.
     """
     if split not in SPLITS:
-        raise ValueError(
-            f"unknown scene split {split!r}, expected one of {SPLITS}\nhint: pass split='train'"
-        )
+        raise ValueError(f"unknown scene split {split!r}, expected one of {SPLITS}\nhint: pass split='train'")
     rng = random.Random(f"scene/{seed}/{index}")
     category = rng.choice(CATEGORIES)
     while True:
@@ -153,9 +151,7 @@ def sample_scene(index: int, *, seed: int, split: str = "train") -> Scene:
 def _draw_category(category: str, rng: random.Random) -> Scene:
     background = rng.choice(tuple(BACKGROUNDS))
     colors = [name for name in COLORS if name != background]
-    count = {"single": 1, "pair": 2}.get(category) or rng.randint(
-        2 if category == "count" else 3, 4
-    )
+    count = {"single": 1, "pair": 2}.get(category) or rng.randint(2 if category == "count" else 3, 4)
     every = [(row, column) for row in range(GRID) for column in range(GRID)]
     cells = rng.sample(every, count)
     while category == "pair" and cells[0][0] != cells[1][0] and cells[0][1] != cells[1][1]:
@@ -182,9 +178,7 @@ def render(scene: Scene, *, side: int = 64) -> PillowImage.Image:
     return picture.resize((side, side), PillowImage.Resampling.BOX)
 
 
-def _draw_shape(
-    pen: ImageDraw.ImageDraw, kind: str, x: float, y: float, radius: float, color: tuple
-) -> None:
+def _draw_shape(pen: ImageDraw.ImageDraw, kind: str, x: float, y: float, radius: float, color: tuple) -> None:
     if kind == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
         return
@@ -342,9 +336,7 @@ def caption_document(scene: Scene, *, seed: int, side: int = 64) -> Document:
     caption = rng.choice(captions(scene))
     user = (_media(scene, side), Text(rng.choice(DESCRIBE_REQUESTS)))
     answer = (Text(_sentence(caption.text)),)
-    return Document.chat(
-        [("user", user), ("assistant", answer)], meta=_meta(scene, "scene-caption")
-    )
+    return Document.chat([("user", user), ("assistant", answer)], meta=_meta(scene, "scene-caption"))
 
 
 def creation_document(

@@ -1,8 +1,8 @@
 """Sources: files on disk as random access to Documents. An index of byte offsets is built once; pictures stay on disk.
 
-    JsonLines("chats.jsonl", format=conversation)          one JSON row per line, pictures beside the file
-    TarShards(["pairs-000.tar"], format=caption)           webdataset samples: key.json or key.txt, and pictures
-    EmojiTask(["train-00000.tar"], task="story", ...)      documents made from a picture library by a pure function
+JsonLines("chats.jsonl", format=conversation)          one JSON row per line, pictures beside the file
+TarShards(["pairs-000.tar"], format=caption)           webdataset samples: key.json or key.txt, and pictures
+EmojiTask(["train-00000.tar"], task="story", ...)      documents made from a picture library by a pure function
 """
 
 import functools
@@ -18,7 +18,7 @@ import PIL.Image
 import PIL.ImageEnhance
 
 from limner.data import formats, scenes, stories
-from limner.document.document import Direction, Document, Media, Message
+from limner.document.document import Direction, Document, Media, Message, Text
 from limner.document.media import Image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -122,8 +122,10 @@ class Augmentation:
 
     def variant(self, image: Image, number: int) -> Image:
         """Variant `number`, a pure function of the picture's content and the number."""
-        if number == 0:
-            return image
+        return image if number == 0 else _varied(image, number, self)
+
+    def draw(self, image: Image, number: int) -> Image:
+        """Make variant `number` > 0."""
         rng = random.Random(f"{image.digest}/{number}")
         picture = image.pil()
         size = picture.size
@@ -142,6 +144,12 @@ class Augmentation:
         corner = [round(rng.random() * (whole - part)) for whole, part in zip(size, scaled.size, strict=True)]
         canvas.paste(scaled, (corner[0], corner[1]))
         return Image.from_pil(canvas, name=f"{image.name}#{number}")
+
+
+@functools.lru_cache(maxsize=16384)
+def _varied(image: Image, number: int, augmentation: Augmentation) -> Image:
+    """Variants are met again every epoch; making one costs more than keeping it."""
+    return augmentation.draw(image, number)
 
 
 class EmojiTask:
@@ -175,23 +183,23 @@ class EmojiTask:
         choice = random.Random(f"augment/{self.task}/{self.seed}/{index}")
         return replace(
             document,
-            messages=tuple(self._augmented(message, choice) for message in document.messages),
+            messages=tuple(_augmented(message, self.augmentation, choice) for message in document.messages),
         )
 
-    def _augmented(self, message: Message, choice: random.Random) -> Message:
-        if message.role != "user":
-            return message
-        parts = tuple(
-            replace(part, payload=self.augmentation(part.payload, choice=choice))
-            if isinstance(part, Media)
-            else part
-            for part in message.parts
-        )
-        return replace(message, parts=parts)
+
+def _augmented(message: Message, augmentation: Augmentation, choice: random.Random) -> Message:
+    """What a user shows is varied; nothing else is."""
+    if message.role != "user":
+        return message
+    parts = tuple(
+        replace(part, payload=augmentation(part.content, choice=choice)) if isinstance(part, Media) else part
+        for part in message.parts
+    )
+    return replace(message, parts=parts)
 
 
 class NamedPictures:
-    """Every picture of some shards, in every variant, as a page: the picture, then its name."""
+    """Every picture of some shards, in every variant: the picture, then its name as the trained text."""
 
     def __init__(
         self,
@@ -200,9 +208,7 @@ class NamedPictures:
         augmentation: Augmentation,
         styles: Sequence[str] | None = None,
     ) -> None:
-        self.records = _library(
-            tuple(map(str, shards)), None if styles is None else tuple(styles)
-        ).records
+        self.records = _library(tuple(map(str, shards)), None if styles is None else tuple(styles)).records
         self.augmentation = augmentation
 
     def __len__(self) -> int:
@@ -213,7 +219,8 @@ class NamedPictures:
         record = self.records[number]
         picture = self.augmentation.variant(record.image(), variant)
         shown = Media(picture, directions=(Direction.IN,), alt=record.name)
-        return Document.page([shown, f" {record.name}"])
+        # A user's words marked as trained: only they, and no end of a page, are what the picture is aligned with.
+        return Document.chat([("user", [shown, Text(f" {record.name}", train=True)])])
 
 
 class SceneTask:

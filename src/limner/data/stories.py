@@ -106,9 +106,7 @@ class Library:
             self.by_kind[kind_of(self.by_name[name][0])].append(name)
 
     @staticmethod
-    def from_shards(
-        paths: Iterable[str | Path], *, styles: Collection[str] | None = None
-    ) -> "Library":
+    def from_shards(paths: Iterable[str | Path], *, styles: Collection[str] | None = None) -> "Library":
         """Index webdataset tars: `key.json` (metadata) beside `key.webp`, `.png` or `.jpg`.
 
         The split is chosen by the shards given; `styles` None takes every style. Pictures stay on
@@ -151,9 +149,7 @@ def _read_shard(path: Path) -> list[Record]:
             elif ending in ("webp", "png", "jpg"):
                 sources[key] = TarMember(path, member.offset_data, member.size)
     if missing := sorted(set(fields) - set(sources)):
-        raise ValueError(
-            f"shard `{path.name}` has no picture for `{missing[0]}`\nhint: build the shard again"
-        )
+        raise ValueError(f"shard `{path.name}` has no picture for `{missing[0]}`\nhint: build the shard again")
     plain = ("name", "concept", "style", "group", "subgroup")
     return [
         Record(
@@ -210,9 +206,7 @@ def _phrases(slot: str, name: str, library: Library) -> dict[str, str]:
     }
 
 
-def _choose(
-    templates: Iterable[str], library: Library, rng: random.Random
-) -> tuple[str, dict[str, str]]:
+def _choose(templates: Iterable[str], library: Library, rng: random.Random) -> tuple[str, dict[str, str]]:
     """A random template which the library can fill, with a name for each of its slots."""
     for template in rng.sample(list(templates), len(list(templates))):
         slots = dict.fromkeys(a or b for a, b in _PHRASE.findall(template))
@@ -228,19 +222,14 @@ def _choose(
             chosen[slot] = rng.choice(free)
         else:
             return template, chosen
-    raise ValueError(
-        f"a library of {len(library.names)} names fills no template of this task\n"
-        "hint: index more shards"
-    )
+    raise ValueError(f"a library of {len(library.names)} names fills no template of this task\nhint: index more shards")
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _parts(
-    text: str, phrases: Mapping[str, str], pictures: Mapping[str, Media], *, gap: str
-) -> tuple[Part, ...]:
+def _parts(text: str, phrases: Mapping[str, str], pictures: Mapping[str, Media], *, gap: str) -> tuple[Part, ...]:
     """One turn: filled text and pictures in order; `gap` parts a picture from the text after it."""
     is_sentence = any(mark in text for mark in ".?!")
     parts: list[Part] = []
@@ -262,9 +251,7 @@ def _pictures(chosen: Mapping[str, str], library: Library, rng: random.Random) -
     return {slot: Media(record.image(), alt=record.name) for slot, record in records.items()}
 
 
-def _script(
-    task: str, index: int, *, seed: int, library: Library, templates: Sequence[str]
-) -> Document:
+def _script(task: str, index: int, *, seed: int, library: Library, templates: Sequence[str]) -> Document:
     rng = random.Random(f"{task}/{seed}/{index}")
     template, chosen = _choose(templates, library, rng)
     phrases: dict[str, str] = {}
@@ -292,9 +279,7 @@ def draw(index: int, *, seed: int, library: Library, templates: Sequence[str] = 
     return _script("draw", index, seed=seed, library=library, templates=templates)
 
 
-def describe(
-    index: int, *, seed: int, library: Library, templates: Sequence[str] = DESCRIBE
-) -> Document:
+def describe(index: int, *, seed: int, library: Library, templates: Sequence[str] = DESCRIBE) -> Document:
     """The user shows a picture and asks what it is, its kind, its words, or yes or no."""
     return _script("describe", index, seed=seed, library=library, templates=templates)
 
@@ -314,9 +299,7 @@ def page(index: int, *, seed: int, library: Library) -> Document:
     return _script("page", index, seed=seed, library=library, templates=PAGES)
 
 
-def tell(
-    plot: Sequence[str], chosen: Mapping[str, str], *, library: Library, rng: random.Random
-) -> tuple[str, ...]:
+def tell(plot: Sequence[str], chosen: Mapping[str, str], *, library: Library, rng: random.Random) -> tuple[str, ...]:
     """The sentences of a plot with its slots filled; `[slot]` marks stay in their places.
 
     The hero gets a proper name in two stories of five.
@@ -331,9 +314,7 @@ def tell(
     return tuple(_capital(line.format_map(phrases)) for line in plot)
 
 
-def story(
-    index: int, *, seed: int, library: Library, requests: Sequence[str] = STORY_REQUESTS
-) -> Document:
+def story(index: int, *, seed: int, library: Library, requests: Sequence[str] = STORY_REQUESTS) -> Document:
     """The user asks for an illustrated story; each picture follows the sentence that names it."""
     rng = random.Random(f"story/{seed}/{index}")
     topic, lines, chosen, meta = _plan(library, rng)
@@ -354,9 +335,7 @@ def words_only(index: int, *, seed: int, library: Library) -> Document:
     return Document.chat([("user", request), ("assistant", answer)], meta=meta)
 
 
-def _plan(
-    library: Library, rng: random.Random
-) -> tuple[str, tuple[str, ...], dict[str, str], dict[str, object]]:
+def _plan(library: Library, rng: random.Random) -> tuple[str, tuple[str, ...], dict[str, str], dict[str, object]]:
     """(topic of the request, sentences with picture marks, slot -> name, meta) of a new story."""
     template, chosen = _choose(["\n".join(plot) for plot in PLOTS], library, rng)
     lines = tell(template.split("\n"), chosen, library=library, rng=rng)
@@ -375,17 +354,13 @@ TASKS = {
 }  # fmt: skip
 
 
-def document(
-    index: int, *, seed: int, library: Library, weights: Mapping[str, int | float] = WEIGHTS
-) -> Document:
+def document(index: int, *, seed: int, library: Library, weights: Mapping[str, int | float] = WEIGHTS) -> Document:
     """The training Document at `index`: a task by hash of (seed, index), in the given proportions.
 
     Raises ValueError for a task that does not exist.
     """
     if unknown := sorted(set(weights) - set(TASKS)):
-        raise ValueError(
-            f"no such task: {unknown}, expected some of {sorted(TASKS)}\nhint: see WEIGHTS"
-        )
+        raise ValueError(f"no such task: {unknown}, expected some of {sorted(TASKS)}\nhint: see WEIGHTS")
     rng = random.Random(f"task/{seed}/{index}")
     task = rng.choices(list(weights), weights=list(weights.values()))[0]
     return TASKS[task](index, seed=seed, library=library)

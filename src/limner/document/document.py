@@ -48,6 +48,16 @@ class Media:
     directions: tuple[Direction, ...] | None = None
     alt: str = ""
 
+    @property
+    def content(self) -> Image:
+        """The payload. Raises ValueError where it is still to be made."""
+        if self.payload is None:
+            raise ValueError(
+                f"a part of modality `{self.modality}` has no payload\n"
+                "hint: only what is still to be generated may be empty"
+            )
+        return self.payload
+
 
 Part = Text | Media
 
@@ -228,7 +238,9 @@ def _part_from_json(data: Any, *, where: str) -> Part:
     directions = data.get("directions")
     known = [str(direction) for direction in Direction]
     if directions is not None and any(direction not in known for direction in directions):
-        raise ValueError(f"`{where}.directions` is {directions}; expected some of {', '.join(known)}\nhint: leave it out")
+        raise ValueError(
+            f"`{where}.directions` is {directions}; expected some of {', '.join(known)}\nhint: leave it out"
+        )
     return Media(
         None if url is None else Image.from_data_url(url, name=where),
         modality=modality,
@@ -253,4 +265,6 @@ def _part_from_openai(part: Any, *, where: str) -> Part:
     if kind == "image_url":
         url = _require(_require(part, "image_url", where=where), "url", where=f"{where}.image_url", kind=str)
         return Media(Image.from_data_url(url, name=where))
-    raise ValueError(f"`{where}` has the type `{kind}`; expected `text` or `image_url`\nhint: send pictures as data URLs")
+    raise ValueError(
+        f"`{where}` has the type `{kind}`; expected `text` or `image_url`\nhint: send pictures as data URLs"
+    )

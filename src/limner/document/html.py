@@ -55,9 +55,7 @@ class Section:
     layout: Layout = Layout.PAGE
 
 
-def to_html(
-    sections: Iterable[Section] | Document, *, title: str = "An illuminated page", footer: str = ""
-) -> str:
+def to_html(sections: Iterable[Section] | Document, *, title: str = "An illuminated page", footer: str = "") -> str:
     """The whole page as text, to be written as UTF-8. A Document stands for one section without a
     heading.
 
@@ -87,8 +85,7 @@ def from_html(text: str) -> Document:
     documents = [document for section in read_sections(text) for document in section.documents]
     if len(documents) != 1:
         raise ValueError(
-            f"the page holds {len(documents)} documents; expected one\n"
-            "hint: read_sections gives all of them"
+            f"the page holds {len(documents)} documents; expected one\nhint: read_sections gives all of them"
         )
     return documents[0]
 
@@ -118,13 +115,9 @@ def _escape(text: str) -> str:
 
 
 def _section(section: Section) -> str:
-    head = (
-        f'<h2 dir="auto" data-part="title">{_escape(section.title)}</h2>\n' if section.title else ""
-    )
+    head = f'<h2 dir="auto" data-part="title">{_escape(section.title)}</h2>\n' if section.title else ""
     note = f'<p class="note" data-part="note">{_escape(section.note)}</p>\n' if section.note else ""
-    documents = "\n".join(
-        _document(document, plate=section.layout is Layout.PLATES) for document in section.documents
-    )
+    documents = "\n".join(_document(document, plate=section.layout is Layout.PLATES) for document in section.documents)
     return (
         f'<section data-layout="{section.layout}">\n{head}{note}'
         f'<div class="documents">\n{documents}\n</div>\n</section>'
@@ -139,8 +132,7 @@ def _document(document: Document, *, plate: bool) -> str:
         meta = json.dumps(dict(document.meta), ensure_ascii=False) if document.meta else ""
     except TypeError as error:
         raise ValueError(
-            f"the meta of a document is not JSON ({error})\n"
-            "hint: keep to text, numbers, lists and dicts"
+            f"the meta of a document is not JSON ({error})\nhint: keep to text, numbers, lists and dicts"
         ) from error
     before = ""  # what was said last: it describes a picture that has no description of its own
     lines = []
@@ -184,9 +176,7 @@ def _strip(parts: Sequence[Part], *, initial: bool, before: str) -> str:
     )
     figures = "".join(_figure(part, described=described) for part in media)
     pictures = f'<div class="pictures">{figures}</div>' if figures else ""
-    is_paired = (
-        bool(described.strip() and texts) and len(media) == 1 and not _is_large(media[0].payload)
-    )
+    is_paired = bool(described.strip() and texts) and len(media) == 1 and not _is_large(media[0].payload)
     return f'<div class="strip{" pair" if is_paired else ""}">{words}{pictures}</div>'
 
 
@@ -313,8 +303,6 @@ def _read_media(values: dict[str, str]) -> Media:
         Image.from_data_url(source, name=name) if source else None,
         modality=values["data-modality"],
         train=_read_train(values),
-        directions=None
-        if directions is None
-        else tuple(Direction(word) for word in directions.split()),
+        directions=None if directions is None else tuple(Direction(word) for word in directions.split()),
         alt=values.get("data-alt", ""),
     )

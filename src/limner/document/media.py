@@ -103,7 +103,8 @@ class Image:
             ) from error
         except (PIL.UnidentifiedImageError, OSError) as error:
             raise ValueError(
-                f"`{self.name}` is not a picture that can be read\nhint: PNG, JPEG, WebP, GIF and BMP files are understood"
+                f"`{self.name}` is not a picture that can be read\n"
+                "hint: PNG, JPEG, WebP, GIF and BMP files are understood"
             ) from error
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(

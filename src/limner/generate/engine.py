@@ -2,10 +2,10 @@
 
     prefill            every row's prompt, one forward
     TEXT               rows that write take one token each, together
-    MEDIA              rows whose token begins a picture run its queries, sample it together, read it back, go on writing
+    MEDIA              rows whose token begins a picture run its queries, sample it together, read it back, write on
 
-The KV cache survives every picture: what was made is appended, never re-computed. A row's tokens and pixels depend on its own
-request alone, so it gives the same alone and in a batch.
+The KV cache survives every picture: what was made is appended, never re-computed. A row's tokens and pixels depend on
+its own request alone, so it gives the same alone and in a batch.
 """
 
 from collections import defaultdict
@@ -45,10 +45,9 @@ class Engine:
         self.model = model.eval()
         self.context_length = min(context_length or 2048, model.backbone.context_length)
         self._unconditional: dict[str, Tensor] = {}
-        out = {name for name, modality in model.modalities.items() if modality.decoder is not None}
-        self.begins = {
-            model.vocabulary.span(name, Direction.OUT).begin: name for name in sorted(out)
-        }
+        out = {name for name in model.modalities if model.modality(name).maker is not None}
+        self.begins = {model.vocabulary.span(name, Direction.OUT).begin: name for name in sorted(out)}
+        self.stop_ids = {*model.tokenizer.eos_ids, *model.backbone.stop_ids}
         # Edges and slots are written by the engine, never said by the model.
         self.unsayable = sorted(set(model.vocabulary.ids.values()) - set(self.begins))
         self.longest_media = max((_media_rows(model, name) for name in out), default=0)
@@ -71,9 +70,7 @@ class Engine:
             sequence = self.model.render(null_prompt(Media(None, modality=name)))
             batch = Collator(self.model)([[sequence]]).to(self.model.device)
             hidden = self.model.hidden_states(batch)
-            self._unconditional[name] = self.model.out_hidden(
-                batch.spans[name, Direction.OUT], hidden
-            )[0]
+            self._unconditional[name] = self.model.out_hidden(batch.spans[name, Direction.OUT], hidden)[0]
         return self._unconditional[name]
 
 
@@ -94,9 +91,7 @@ class _Run:
                     f"prompt {index} has {len(sequence)} tokens; the context holds "
                     f"{engine.context_length}\nhint: shorten the prompt or show fewer pictures"
                 )
-        self.cache = RowCache(
-            num_rows=len(requests), capacity=engine.context_length, device=self.model.device
-        )
+        self.cache = RowCache(num_rows=len(requests), capacity=engine.context_length, device=self.model.device)
 
     def prefill(self) -> None:
         """Run all prompts; leave each row with the logits of its first token."""
@@ -134,6 +129,7 @@ class _Run:
         if len(row.said) - row.num_pictures >= request.max_new_tokens or self.cache.room(row.index) < 2:
             self._finish(row, "length")
             return
+        assert row.logits is not None, "every forward leaves a row with its next logits"
         logits = row.logits.clone()
         logits[self.engine.unsayable] = float("-inf")
         if not self._may_draw(row):
@@ -142,11 +138,9 @@ class _Run:
         token = (
             row.forced.popleft()
             if row.forced
-            else next_token(
-                logits, said=row.said, sampling=request.sampling, generator=row.generator
-            )
+            else next_token(logits, said=row.said, sampling=request.sampling, generator=row.generator)
         )
-        if token in self.model.tokenizer.eos_ids:
+        if token in self.engine.stop_ids:
             self._finish(row, "stop")
             return
         row.said.append(token)
@@ -167,16 +161,16 @@ class _Run:
     def _draw(self, rows: list[Row]) -> None:
         """Make one item in each row, read it back, and leave the row in TEXT."""
         model, name, request = self.model, rows[0].modality, rows[0].request
-        modality = model.modality(name)
+        maker, reader = model.maker(name), model.modality(name).reader
         guidance = guidance_for(request.guidance_scale)
         tokens = model.vocabulary.span(name, Direction.OUT)
-        queries = modality.queries(1)
+        queries = maker.queries(1)
         hidden = self._append_span(rows, [queries] * len(rows), begin=tokens.begin, end=tokens.end)
         states = hidden[:, 1:-1]  # [rows, queries, d_model]
         branches = [states]
         if guidance.num_branches > 1:
             branches.append(self.engine.unconditional(name).expand_as(states))
-        pixels = modality.decoder.sample(
+        pixels = maker.decoder.sample(
             model.condition(name, torch.stack(branches)),
             guidance=guidance,
             generators=[row.picture_generator() for row in rows],
@@ -184,8 +178,8 @@ class _Run:
             on_step=lambda step, num_steps, latents: self._progress(rows, step, num_steps),
         )
         media = [Media(Image.from_array(_to_uint8(picture)), modality=name) for picture in pixels]
-        if modality.encoder is not None:
-            stack = torch.stack([modality.encoder.preprocess(item) for item in media])
+        if reader is not None:
+            stack = torch.stack([reader.encoder.preprocess(item) for item in media])
             features = model.read(name, stack.to(model.device))
             tokens = model.vocabulary.span(name, Direction.IN)
             values = list(features.values.split(features.lengths.tolist()))
@@ -250,11 +244,11 @@ class _Run:
 
 def _media_rows(model: MultimodalLM, name: str) -> int:
     """Cache rows that making one item and reading it back takes."""
-    modality = model.modality(name)
-    rows = modality.queries.num_queries + 2
-    if modality.encoder is None:
+    maker = model.maker(name)
+    rows = maker.queries.num_queries + 2
+    if model.modality(name).reader is None:
         return rows
-    height, width = modality.decoder.target_size
+    height, width = maker.decoder.target_size
     picture = Media(Image.from_pil(PIL.Image.new("RGB", (width, height))), modality=name)
     return rows + model.span_length(picture, Direction.IN) + 2
 

@@ -57,7 +57,9 @@ def fold(document: Document, events: Iterable[Event]) -> Document:
             case TextDelta(part, text) if part == len(parts):
                 parts.append(Text(text))
             case TextDelta(part, text):
-                parts[part] = Text(parts[part].text + text)
+                before = parts[part]
+                assert isinstance(before, Text), "text goes on where it was begun"
+                parts[part] = Text(before.text + text)
             case MediaFinished(_, media):
                 parts.append(media)
             case _:

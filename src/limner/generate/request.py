@@ -48,7 +48,8 @@ class Request:
         guidance_for(self.guidance_scale)
         if self.pictures not in list(Pictures):
             raise ValueError(
-                f"pictures is `{self.pictures}`; expected one of {', '.join(Pictures)}\nhint: auto lets the model decide"
+                f"pictures is `{self.pictures}`; expected one of {', '.join(Pictures)}\n"
+                "hint: auto lets the model decide"
             )
 
 

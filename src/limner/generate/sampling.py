@@ -1,6 +1,7 @@
 """From logits to the next token of each row. Every row has settings and a generator of its own."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -61,7 +62,8 @@ def next_token(
     generator: torch.Generator,
 ) -> int:
     """The next token of one row. `said` are the tokens of the reply so far."""
-    scores = sampling.processors()(torch.tensor([said], dtype=torch.long), logits[None].cpu())[0]
+    processors: Any = sampling.processors()  # untyped: transformers asks for a LongTensor, which torch never gives
+    scores = processors(torch.tensor([said], dtype=torch.long), logits[None].cpu())[0]
     if sampling.temperature == 0.0:
         return int(scores.argmax())
     return int(torch.multinomial(scores.softmax(dim=-1), 1, generator=generator))

@@ -5,10 +5,10 @@ A modality is up to five parts, each optional by direction:
     in :  media --Encoder.preprocess--> tensor --Encoder.forward--> features --InputProjector--> rows of the LLM's input
     out:  Queries (rows of the LLM's input) --LLM--> hidden states --row projector--> condition --Decoder--> picture
 
-To add an input modality write one class here below `encoders/`: `preprocess` turns a payload into a CPU tensor, `measure`
-says how many rows a payload will take (before any forward), `forward` takes a stack of such tensors and returns
-flat features plus lengths. Then name it in a composition: nothing else changes. Features are always flat plus lengths, so
-encoders of fixed, variable and dynamic length share one path.
+To add an input modality write one class here below `encoders/`: `preprocess` turns a payload into a CPU tensor,
+`measure` says how many rows a payload will take (before any forward), `forward` takes a stack of such tensors and
+returns flat features plus lengths. Then name it in a composition: nothing else changes. Features are always flat plus
+lengths, so encoders of fixed, variable and dynamic length share one path.
 
 A decoder turns hidden states at an out-span into a picture. `encode` is its frozen, cacheable half (a VAE); `loss` and
 `sample` take one generator per item, so that an item's draws depend on nothing but its key.
@@ -16,6 +16,7 @@ A decoder turns hidden states at an out-span into a picture. `encode` is its fro
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,8 +27,9 @@ from limner.document.document import Media
 from limner.modalities.guidance import Guidance
 
 
-class LossTerm(NamedTuple):
-    """A sum and its count, kept apart so that the mean is the same for any packing, accumulation and number of ranks."""
+@dataclass(frozen=True)
+class LossTerm:
+    """A sum and its count, kept apart so that the mean is the same for any packing, accumulation, number of ranks."""
 
     sum: Float[Tensor, ""]
     count: Float[Tensor, ""]
@@ -66,6 +68,11 @@ class Encoder(nn.Module, ABC):
     width: int
     source: str = ""
 
+    @property
+    def signature(self) -> str:
+        """Everything that features depend on besides the payload, or "" where that cannot be said in words."""
+        return ""
+
     @abstractmethod
     def preprocess(self, media: Media) -> Tensor:
         """One payload as a CPU tensor. Runs in loader workers."""
@@ -77,6 +84,16 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, items: Tensor) -> Features:
         """Features of a stack of preprocessed items [items, ...]."""
+
+
+class Queries(nn.Module, ABC):
+    """Rows of the LLM's input at an out-span: what the model draws with."""
+
+    num_queries: int
+
+    @abstractmethod
+    def forward(self, num_items: int) -> Float[Tensor, "rows width"]:
+        """`num_queries` rows for each of `num_items` spans, concatenated."""
 
 
 class Decoder(nn.Module, ABC):
@@ -116,6 +133,21 @@ class Decoder(nn.Module, ABC):
         """Pictures, RGB in [-1, 1]. `on_step(step, num_steps, latents)` is called after each step."""
 
 
+class Reader(NamedTuple):
+    """The `in` side of a modality."""
+
+    encoder: Encoder
+    input_projector: InputProjector
+
+
+class Maker(NamedTuple):
+    """The `out` side of a modality."""
+
+    queries: Queries
+    output_projector: nn.Module
+    decoder: Decoder
+
+
 class Modality(nn.Module):
     """The parts of one modality under one name. `encoder` and `decoder` may each be absent (one-way modalities)."""
 
@@ -124,7 +156,7 @@ class Modality(nn.Module):
         *,
         encoder: Encoder | None = None,
         input_projector: InputProjector | None = None,
-        queries: nn.Module | None = None,
+        queries: Queries | None = None,
         output_projector: nn.Module | None = None,
         decoder: Decoder | None = None,
     ) -> None:
@@ -138,3 +170,17 @@ class Modality(nn.Module):
         self.queries = queries
         self.output_projector = output_projector
         self.decoder = decoder
+
+    @property
+    def reader(self) -> Reader | None:
+        """The `in` side, None where the modality cannot be read."""
+        if self.encoder is None or self.input_projector is None:
+            return None
+        return Reader(self.encoder, self.input_projector)
+
+    @property
+    def maker(self) -> Maker | None:
+        """The `out` side, None where the modality cannot be made."""
+        if self.queries is None or self.output_projector is None or self.decoder is None:
+            return None
+        return Maker(self.queries, self.output_projector, self.decoder)

@@ -1,6 +1,7 @@
 """Guidance: which rows are paired and how their predictions combine. One object for diffusion steps and for logits.
 
-Branch 0 is the conditional row, branch 1 the unconditional one (the null prompt, rendered as a Document like any other).
+Branch 0 is the conditional row, branch 1 the unconditional one (the null prompt, rendered as a Document like any
+other).
 """
 
 from dataclasses import dataclass
@@ -39,7 +40,8 @@ class NoGuidance:
 class ClassifierFreeGuidance:
     """`u + scale * (c - u)` (Ho & Salimans 2022, eq. 6 with w = scale - 1).
 
-    `rescale` in [0, 1] pulls the standard deviation of each item back to the conditional one's (Lin et al. 2023, eq. 15-16).
+    `rescale` in [0, 1] pulls the standard deviation of each item back to the conditional one's (Lin et al. 2023, eq.
+    15-16).
     """
 
     scale: float

@@ -1,7 +1,7 @@
 """Randomness that depends on what it is for, never on what ran before.
 
-Every random draw of an item (timestep, noise, starting picture) comes from a generator keyed by (seed, step, item), so a
-batch's composition, the number of ranks and the order of execution change nothing.
+Every random draw of an item (timestep, noise, starting picture) comes from a generator keyed by (seed, step, item),
+so a batch's composition, the number of ranks and the order of execution change nothing.
 """
 
 import hashlib

@@ -1,11 +1,13 @@
 """Projectors: rows of one width -> rows of another.
 
-`LinearProjector` and `MLPProjector` map each row by itself and serve both directions; `Rowwise` makes an input projector of
-them. `WhitenedProjector` is for encoders of a fixed grid and little data: it looks at all rows of an item at once.
+`LinearProjector` and `MLPProjector` map each row by itself and serve both directions; `Rowwise` makes an input
+projector of them. `WhitenedProjector` is for encoders of a fixed grid and little data: it looks at all rows of an
+item at once.
 """
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limner.modalities.base import Features, InputProjector
@@ -24,13 +26,18 @@ class LinearProjector(nn.Module):
 
 
 class MLPProjector(nn.Module):
-    """`depth` linear layers with GELU between (LLaVA 1.5 has depth 2). A LayerNorm in front makes it robust to the scale
-    of features and hidden states, which differs by orders of magnitude between encoders and LLMs."""
+    """`depth` linear layers with GELU between (LLaVA 1.5 has depth 2).
+
+    A LayerNorm in front makes it robust to the scale of features and hidden states, which differs by orders of
+    magnitude between encoders and LLMs.
+    """
 
     def __init__(self, *, width_in: int, width_out: int, depth: int = 2, normalise: bool = True) -> None:
         super().__init__()
         if depth < 2:
-            raise ValueError(f"an MLP projector has depth {depth}; expected at least 2\nhint: use LinearProjector for one layer")
+            raise ValueError(
+                f"an MLP projector has depth {depth}; expected at least 2\nhint: use LinearProjector for one layer"
+            )
         layers: list[nn.Module] = [nn.LayerNorm(width_in)] if normalise else []
         layers.append(nn.Linear(width_in, width_out))
         for _ in range(depth - 1):
@@ -58,16 +65,29 @@ class Rowwise(InputProjector):
         return Features(self.rows(features.values), features.lengths)
 
 
-class WhitenedProjector(InputProjector):
-    """All `num_rows` rows of an item, whitened together, become `num_words` input rows.
+class MemoryProjector(InputProjector):
+    """Rows of an item are compared with remembered ones; what was remembered of the nearest becomes the input rows.
 
-    From a thousand drawings a network learns which style a picture has before it learns what it shows. Whitening
-    (principal components scaled to unit variance, shrunk by `shrinkage` of the mean variance) takes the directions that all
-    pictures share out first; `dropout` on the components keeps the rest from being memorised. `calibrate` measures it once.
+    A key-value memory, as in Tip-Adapter (Zhang et al. 2022, eq. 3-4): keys are whitened mean features of what has
+    one name, values are `num_words` input rows each, at first the embeddings of the name's words. From a thousand
+    drawings an MLP learns which style a picture has before it learns what it shows; comparing in the whitened space
+    does not, so it holds up in styles never seen (dev/LOG.md has the numbers). Keys stay; values go on learning
+    through the language model.
+
+    Args:
+        num_rows, width_in: rows per item and their width; all rows of an item are looked at together.
+        width_out: width of the language model's input.
+        num_slots: capacity of the memory.
+        num_words: input rows per item.
+        num_components: principal components kept.
+        temperature: of the softmax over cosines with the keys.
+        shrinkage: share of the mean variance added to each component's before whitening.
     """
 
     mean: Tensor
     components: Tensor
+    keys: Tensor
+    filled: Tensor
 
     def __init__(
         self,
@@ -75,24 +95,22 @@ class WhitenedProjector(InputProjector):
         num_rows: int,
         width_in: int,
         width_out: int,
+        num_slots: int,
         num_words: int,
-        num_components: int = 256,
-        hidden: int = 1024,
-        dropout: float = 0.3,
+        num_components: int = 512,
+        temperature: float = 0.015,
         shrinkage: float = 0.1,
     ) -> None:
         super().__init__()
         self.num_rows = num_rows
         self.num_words = num_words
+        self.temperature = temperature
         self.shrinkage = shrinkage
         self.register_buffer("mean", torch.zeros(num_rows * width_in))
         self.register_buffer("components", torch.eye(num_rows * width_in, num_components))
-        self.layers = nn.Sequential(
-            nn.Dropout(dropout),
-            nn.Linear(num_components, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, num_words * width_out),
-        )
+        self.register_buffer("keys", torch.zeros(num_slots, num_components))
+        self.register_buffer("filled", torch.zeros(num_slots, dtype=torch.bool))
+        self.values = nn.Parameter(torch.randn(num_slots, num_words, width_out) * 0.02)
 
     def measure(self, num_rows: int) -> int:
         """Always `num_words`. Raises ValueError for an encoder with another grid."""
@@ -104,24 +122,43 @@ class WhitenedProjector(InputProjector):
         return self.num_words
 
     def forward(self, features: Features) -> Features:
-        """`num_words` rows per item."""
-        words = self.layers(self.whiten(features.values.view(len(features.lengths), -1)))
-        rows = words.unflatten(1, (self.num_words, -1)).flatten(0, 1)
-        return Features(rows, torch.full_like(features.lengths, self.num_words))
+        """`num_words` rows per item: the values, weighted by how near their keys are."""
+        white = self.whiten(features.values.reshape(len(features.lengths), -1))
+        nearness = (white @ self.keys.T / self.temperature).masked_fill(~self.filled, -torch.inf)
+        weights = nearness.softmax(dim=-1) if bool(self.filled.any()) else torch.zeros_like(nearness)
+        rows = torch.einsum("is,swd->iwd", weights, self.values)
+        return Features(rows.flatten(0, 1), torch.full_like(features.lengths, self.num_words))
 
     def whiten(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items components"]:
-        """Components of flattened items, scaled so that their squares average 1."""
-        white = (vectors - self.mean) @ self.components
-        return white * white.square().mean(dim=1, keepdim=True).clamp(min=1e-8).rsqrt()
+        """Whitened components of flattened items, of unit length."""
+        return F.normalize((vectors - self.mean) @ self.components, dim=-1)
 
     @torch.no_grad()
-    def calibrate(self, vectors: Float[Tensor, "items width"]) -> None:
-        """Measure mean and whitened principal components of flattened items."""
+    def remember(
+        self,
+        vectors: Float[Tensor, "items width"],
+        *,
+        owners: Int[Tensor, " items"],
+        values: Float[Tensor, "slots words d_model"],
+    ) -> None:
+        """Measure the whitening on flattened items and fill the memory.
+
+        Slot s holds the mean of the items whose owner is s, and `values[s]`. Raises ValueError when the memory is too
+        small.
+        """
+        num_slots = len(values)
+        if num_slots > len(self.keys):
+            raise ValueError(
+                f"{num_slots} things are to be remembered; the memory has {len(self.keys)} slots\nhint: raise num_slots"
+            )
         self.mean.copy_(vectors.mean(dim=0))
         _, scales, directions = torch.linalg.svd(vectors - self.mean, full_matrices=False)
         variances = scales.square() / len(vectors)
-        floor = self.shrinkage * variances.mean()
-        kept = self.components.shape[1]
+        found = min(self.components.shape[1], len(variances))
+        spread = (variances[:found] + self.shrinkage * variances.mean()).rsqrt()
         self.components.zero_()
-        found = min(kept, len(variances))
-        self.components[:, :found] = directions[:found].T * (variances[:found] + floor).rsqrt()
+        self.components[:, :found] = directions[:found].T * spread
+        sums = torch.zeros_like(self.keys).index_add_(0, owners, self.whiten(vectors))
+        self.keys.copy_(F.normalize(sums, dim=-1))
+        self.filled.copy_(torch.arange(len(self.keys), device=self.filled.device) < num_slots)
+        self.values[:num_slots] = values

@@ -4,15 +4,15 @@
     backbone.safetensors         added rows, LoRA; the language model itself unless it is external
     <modality>.<part>.safetensors
 
-A part loaded from published weights ("external": name in the zoo and fingerprint of its weights) is not written again while it is
-frozen. Writes go to a temporary directory that is renamed at the end: a crash at any byte leaves the last good checkpoint.
+A part loaded from published weights ("external": name in the zoo and fingerprint of its weights) is not written again
+while it is frozen. Writes go to a temporary directory that is renamed at the end: a crash at any byte leaves the last
+good checkpoint.
 """
 
 import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -60,8 +60,10 @@ def save_checkpoint(
     meta: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write `path`, replacing what is there. `description` is the JSON of the call that builds the model; `dtype` narrows
-    floating-point tensors (float16 for shipping)."""
+    """Write `path`, replacing what is there. `description` is the JSON of the call that builds the model.
+
+    `dtype` narrows floating-point tensors (float16 for shipping).
+    """
     components: dict[str, dict[str, Tensor]] = {}
     for name, value in owned_state(model).items():
         narrow = dtype is not None and value.is_floating_point()
@@ -77,9 +79,7 @@ def save_checkpoint(
         "model": description,
         "vocabulary": model.vocabulary.to_json(),
         "external": dict(model.external),
-        "components": {
-            component: _sha256(temporary / f"{component}.safetensors") for component in components
-        },
+        "components": {component: _sha256(temporary / f"{component}.safetensors") for component in components},
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "meta": dict(meta or {}),
     }
@@ -87,8 +87,8 @@ def save_checkpoint(
     replaced = _replaced(path)
     shutil.rmtree(replaced, ignore_errors=True)
     if path.exists():
-        os.replace(path, replaced)
-    os.replace(temporary, path)
+        path.replace(replaced)
+    temporary.replace(path)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -129,7 +129,7 @@ def read_components(path: Path, *, index: Mapping[str, Any], pattern: str = "*")
 
 
 def load_state(model: MultimodalLM, state: Mapping[str, Tensor], *, expected: set[str], source: str) -> None:
-    """Load tensors. Raises ValueError that names what is missing, surplus or mis-shaped; nothing is left half-loaded."""
+    """Load tensors, or none of them: raises ValueError that names what is missing, surplus or mis-shaped."""
     own = dict(model.state_dict())
     for title, names in (
         ("lacks", expected - set(state)),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from limner.backbone.attention import packed_causal_mask
 from limner.backbone.hf import Backbone
 from limner.document.document import Direction, Media
-from limner.modalities.base import Features, LossTerm, Modality
+from limner.modalities.base import Features, LossTerm, Maker, Modality, Reader
 from limner.modalities.noise import keyed_generator
 from limner.model.losses import text_loss
 from limner.tokens.batch import Batch, SpanBatch
@@ -51,9 +51,7 @@ class MultimodalLM(nn.Module):
         self.modalities = nn.ModuleDict(modalities)
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
-        self.render = Renderer(
-            template=template, tokenizer=tokenizer, vocabulary=vocabulary, measure=self.span_length
-        )
+        self.render = Renderer(template=template, tokenizer=tokenizer, vocabulary=vocabulary, measure=self.span_length)
 
     @property
     def device(self) -> torch.device:
@@ -67,49 +65,65 @@ class MultimodalLM(nn.Module):
                 f"the model has no modality `{name}`; it has {', '.join(self.modalities) or 'none'}\n"
                 "hint: leave that media part out, or use a model that was built with it"
             )
-        return self.modalities[name]
+        modality = self.modalities[name]
+        assert isinstance(modality, Modality)
+        return modality
+
+    def reader(self, name: str) -> Reader:
+        """The `in` side of a modality. Raises ValueError where the model cannot read it."""
+        reader = self.modality(name).reader
+        if reader is None:
+            raise ValueError(f"the model cannot read `{name}`\nhint: it can only make it")
+        return reader
+
+    def maker(self, name: str) -> Maker:
+        """The `out` side of a modality. Raises ValueError where the model cannot make it."""
+        maker = self.modality(name).maker
+        if maker is None:
+            raise ValueError(f"the model cannot make `{name}`\nhint: it can only read it")
+        return maker
 
     def span_length(self, media: Media, direction: Direction) -> int:
         """Slots of a media part in a direction, known before any forward."""
-        modality = self.modality(media.modality)
         if direction is Direction.OUT:
-            if modality.queries is None:
-                raise ValueError(f"the model cannot make `{media.modality}`\nhint: it can only read it")
-            return modality.queries.num_queries
-        if modality.encoder is None:
-            raise ValueError(f"the model cannot read `{media.modality}`\nhint: it can only make it")
+            return self.maker(media.modality).queries.num_queries
+        reader = self.reader(media.modality)
         if media.payload is None:
             raise ValueError(
                 f"a `{media.modality}` that was not made yet cannot be read\n"
                 "hint: give it a payload, or directions=(Direction.OUT,)"
             )
-        return modality.input_projector.measure(modality.encoder.measure(media))
+        return reader.input_projector.measure(reader.encoder.measure(media))
+
+    def features(self, name: str, spans: SpanBatch) -> Features:
+        """Feature rows of the items of `in` spans, in float32: those that a cache gave, or the encoder's."""
+        if spans.encoded:
+            assert spans.value_lengths is not None, "encoded features come with their lengths"
+            return Features(spans.values.float(), spans.value_lengths)
+        features = self.reader(name).encoder(spans.values)
+        return Features(features.values.float(), features.lengths)
 
     def read(self, name: str, items: Tensor) -> Features:
         """Input rows of preprocessed items: encoder, then projector."""
-        modality = self.modality(name)
-        features = modality.encoder(items)
-        return modality.input_projector(Features(features.values.float(), features.lengths))
+        reader = self.reader(name)
+        features = reader.encoder(items)
+        return reader.input_projector(Features(features.values.float(), features.lengths))
 
     def condition(
         self, name: str, hidden: Float[Tensor, "*items queries d_model"]
     ) -> Float[Tensor, "*items queries width"]:
         """The decoder's condition from hidden states at `out` slots."""
-        return self.modality(name).output_projector(hidden.float())
+        return self.maker(name).output_projector(hidden.float())
 
     def embed(self, batch: Batch) -> Float[Tensor, "batch seq d_model"]:
         """Input rows of a batch: token rows, with features and queries in their slots."""
         rows = self.backbone.embed(batch.ids)
         flat = rows.flatten(0, 1)  # [batch * seq, d_model]
         for (name, direction), spans in batch.spans.items():
-            modality = self.modality(name)
             if direction is Direction.OUT:
-                values = modality.queries(len(spans.lengths))
-            elif spans.encoded:
-                features = Features(spans.values.float(), spans.value_lengths)
-                values = modality.input_projector(features).values
+                values = self.maker(name).queries(len(spans.lengths))
             else:
-                values = self.read(name, spans.values).values
+                values = self.reader(name).input_projector(self.features(name, spans)).values
             flat = flat.index_copy(0, spans.slots, values.to(flat.dtype))
         return flat.view_as(rows)
 
@@ -139,13 +153,13 @@ class MultimodalLM(nn.Module):
             hidden = self.hidden_states(batch)
             text = text_loss(self.backbone, hidden, batch.labels)
             terms[TEXT] = LossTerm(text.sum + self._absent_readers(batch), text.count)
-        for name, modality in self.modalities.items():
-            if modality.decoder is None or (made is not None and name not in made):
+        for name in self.modalities:
+            maker = self.modality(name).maker
+            if maker is None or (made is not None and name not in made):
                 continue
             spans = batch.spans.get((name, Direction.OUT))
             if spans is None:
-                makers = (modality.queries, modality.output_projector, modality.decoder)
-                zero = self._attached_zero(makers)
+                zero = self._attached_zero(maker)
                 terms[name] = LossTerm(zero, torch.zeros((), device=self.device))
             else:
                 terms[name] = self._creation_loss(name, spans, hidden, noise_key=noise_key)
@@ -160,8 +174,11 @@ class MultimodalLM(nn.Module):
     def _creation_loss(
         self, name: str, spans: SpanBatch, hidden: Tensor | None, *, noise_key: tuple[int | str, ...]
     ) -> LossTerm:
-        decoder = self.modality(name).decoder
-        states = spans.hidden if spans.hidden is not None else self.out_hidden(spans, hidden)
+        decoder = self.maker(name).decoder
+        states = spans.hidden
+        if states is None:
+            assert hidden is not None, "a batch without ids holds hidden states of its own"
+            states = self.out_hidden(spans, hidden)
         latents = spans.values if spans.encoded else decoder.encode(spans.values)
         generators = [keyed_generator(*noise_key, key) for key in spans.keys]
         return decoder.loss(self.condition(name, states), latents, generators=generators)
@@ -170,9 +187,9 @@ class MultimodalLM(nn.Module):
         """Zero, attached to the input side of every modality that this batch does not read."""
         absent = [
             part
-            for name, modality in self.modalities.items()
-            if (name, Direction.IN) not in batch.spans and modality.encoder is not None
-            for part in (modality.encoder, modality.input_projector)
+            for name in self.modalities
+            if (name, Direction.IN) not in batch.spans
+            for part in self.modality(name).reader or ()
         ]
         return self._attached_zero(absent)
 

@@ -1,7 +1,7 @@
 """Batch: sequences packed into rows, as tensors. What the model's forward takes.
 
-Several documents may share a row; `documents` tells them apart (0 is padding), `positions` restart with each. Spans become
-flat slot indices, so features are placed and hidden states are read by index, once, batched.
+Several documents may share a row; `documents` tells them apart (0 is padding), `positions` restart with each. Spans
+become flat slot indices, so features are placed and hidden states are read by index, once, batched.
 """
 
 import dataclasses

@@ -32,8 +32,8 @@ class Renderer:
     def render(self, pieces: Iterable[Piece], *, key: str = "") -> Sequence:
         """Ids and spans of pieces, in order.
 
-        The begin token of an `out` span is a target where its piece is trained: it is what the model says to draw. Slots,
-        end tokens and `in` spans never are.
+        The begin token of an `out` span is a target where its piece is trained: it is what the model says to draw.
+        Slots, end tokens and `in` spans never are.
         """
         ids: list[int] = []
         trained: list[bool] = []
@@ -41,9 +41,7 @@ class Renderer:
         media: list[Media] = []
         for piece in pieces:
             if isinstance(piece, TextPiece | MarkupPiece):
-                encode = (
-                    self.tokenizer.text_ids if isinstance(piece, TextPiece) else self.tokenizer.markup_ids
-                )
+                encode = self.tokenizer.text_ids if isinstance(piece, TextPiece) else self.tokenizer.markup_ids
                 new = encode(piece.text)
                 ids += new
                 trained += [piece.train] * len(new)

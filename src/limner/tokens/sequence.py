@@ -40,8 +40,8 @@ class Sequence:
     def cut(self, max_length: int) -> "Sequence":
         """The longest beginning of at most `max_length` ids that splits no span.
 
-        Media whose spans are gone are gone too. The stop token of a cut document is not put back: the model must not learn
-        that a page ends where a buffer did.
+        Media whose spans are gone are gone too. The stop token of a cut document is not put back: the model must not
+        learn that a page ends where a buffer did.
         """
         if len(self.ids) <= max_length:
             return self
@@ -60,5 +60,3 @@ class Sequence:
             spans=tuple(replace(span, item=order[span.item]) for span in spans),
             media=tuple(self.media[item] for item in kept),
         )
-
-

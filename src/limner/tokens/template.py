@@ -68,10 +68,7 @@ class Template:
         has no chat template or one that cannot be cut (it re-orders or edits messages).
         """
         if not getattr(tokenizer, "chat_template", None):
-            raise ValueError(
-                "the tokenizer has no chat template\n"
-                "hint: pass a Template with role strings of your own"
-            )
+            raise ValueError("the tokenizer has no chat template\nhint: pass a Template with role strings of your own")
         eos, bos = tokenizer.eos_token or "", tokenizer.bos_token or ""
         messages = [{"role": role, "content": text} for role, text in _SENTINELS.items()]
         try:
@@ -104,8 +101,8 @@ class Template:
     def pieces(self, document: Document, *, reply: bool = False) -> Iterator[Piece]:
         """The pieces of a document, in order.
 
-        With `reply` the end is left open for the model: an open last assistant message or page stays open, after any other
-        message the assistant's prefix is added.
+        With `reply` the end is left open for the model: an open last assistant message or page stays open, after any
+        other message the assistant's prefix is added.
         """
         messages = list(document.messages)
         chat = any(message.role != "page" for message in messages)

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON line per step in metrics.jsonl, TensorBoard beside it where it is installed, a progress bar.
+"""Metrics of a run: one JSON line per step in metrics.jsonl, TensorBoard where it is installed, a progress bar.
 
 A resumed run cuts metrics.jsonl back to the step it resumes from, so that no step stands there twice.
 """

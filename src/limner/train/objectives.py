@@ -7,12 +7,13 @@ from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from limner.document.document import Direction
-from limner.modalities.base import Features, LossTerm
+from limner.modalities.base import LossTerm
 from limner.modalities.noise import keyed_generator
+from limner.modalities.projectors import MemoryProjector
 from limner.model.multimodal import TEXT, MultimodalLM
 from limner.tokens.batch import IGNORED, Batch, SpanBatch
 
@@ -24,6 +25,10 @@ class Objective(Protocol):
     """Loss terms of a batch by name; `batches` are some of the stage's own."""
 
     def __call__(self, model: MultimodalLM, batch: Batch, *, noise_key: NoiseKey) -> dict[str, LossTerm]: ...
+
+    def count(self, batch: Batch) -> dict[str, float]:
+        """Counts of the terms, known before any forward; a term that the batch does not have may be left out."""
+        ...
 
     def prepare(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
         """Called once before the first step."""
@@ -43,6 +48,14 @@ class Multimodal:
     def __call__(self, model: MultimodalLM, batch: Batch, *, noise_key: NoiseKey) -> dict[str, LossTerm]:
         return model(batch, noise_key=noise_key, made=self.made)
 
+    def count(self, batch: Batch) -> dict[str, float]:
+        """Targets of the text, made items of each modality."""
+        counts = {TEXT: float((batch.labels[:, 1:] != IGNORED).sum())} if batch.labels.numel() else {}
+        for (name, direction), spans in batch.spans.items():
+            if direction is Direction.OUT and (self.made is None or name in self.made):
+                counts[name] = float(len(spans.lengths))
+        return counts
+
     def prepare(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
         """Nothing is measured."""
 
@@ -58,10 +71,15 @@ class Reconstruction:
 
     def __call__(self, model: MultimodalLM, batch: Batch, *, noise_key: NoiseKey) -> dict[str, LossTerm]:
         spans = batch.spans[self.modality, Direction.OUT]
-        autoencoder = model.modality(self.modality).decoder.autoencoder
+        autoencoder = _autoencoder(model, self.modality)
         generators = [keyed_generator(*noise_key, key) for key in spans.keys]
         term = autoencoder.reconstruction_loss(spans.values, generators=generators)
         return {f"{self.modality}.reconstruction": term}
+
+    def count(self, batch: Batch) -> dict[str, float]:
+        """Pictures."""
+        spans = batch.spans.get((self.modality, Direction.OUT))
+        return {} if spans is None else {f"{self.modality}.reconstruction": float(len(spans.lengths))}
 
     def prepare(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
         """Nothing is measured."""
@@ -69,7 +87,7 @@ class Reconstruction:
     def finish(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
         """Measure the latents' mean and spread, so that what the generator learns has unit variance."""
         some = [batch.spans[self.modality, Direction.OUT].values for batch in islice(batches, 8)]
-        model.modality(self.modality).decoder.autoencoder.calibrate(torch.cat(some))
+        _autoencoder(model, self.modality).calibrate(torch.cat(some))
 
 
 @dataclass(frozen=True)
@@ -77,21 +95,22 @@ class WordAlignment:
     """Input rows of a picture are pulled to the embeddings of the words after it, without running the language model.
 
     Row k of a picture is compared with the k-th trained token that follows its span: by its direction against the
-    embeddings of all tokens in the batch (cross entropy over cosines / `temperature`, as in contrastive pretraining), and by
-    its distance, so that it also has their size. Term `text`, counted in words. The first, cheap half of stage I: the
-    language model is met later, with rows that already resemble words.
+    embeddings of all tokens in the batch (cross entropy over cosines / `temperature`, as in contrastive pretraining),
+    and by its distance, so that it also has their size. Term `text`, counted in words. The first, cheap half of stage
+    I: the language model is met later, with rows that already resemble words. The words it is told apart from are those
+    of the batch, so (alone of all terms) it also depends on how a step is cut into batches.
     """
 
     modality: str
     temperature: float = 0.07
     distance_weight: float = 0.3
-    calibration_batches: int = 8
+    remembered_batches: int = 40
 
     def __call__(self, model: MultimodalLM, batch: Batch, *, noise_key: NoiseKey) -> dict[str, LossTerm]:
         spans = batch.spans[self.modality, Direction.IN]
         words = self._words(spans, batch)
-        features = _features(model, self.modality, spans)
-        rows = model.modality(self.modality).input_projector(features).values.float()
+        features = model.features(self.modality, spans)
+        rows = model.reader(self.modality).input_projector(features).values.float()
         rows = rows.unflatten(0, words.shape)
         known = words != IGNORED
         candidates, targets = words[known].unique(return_inverse=True)
@@ -104,33 +123,56 @@ class WordAlignment:
         total = direction + self.distance_weight * distance
         return {TEXT: LossTerm(total, total.new_tensor(float(len(targets))))}
 
+    def count(self, batch: Batch) -> dict[str, float]:
+        """Words that have a row."""
+        spans = batch.spans.get((self.modality, Direction.IN))
+        return {} if spans is None else {TEXT: float((self._words(spans, batch) != IGNORED).sum())}
+
     def _words(self, spans: SpanBatch, batch: Batch) -> Int[Tensor, "items words"]:
         """The trained ids after each span, in order; IGNORED where its document has no more."""
         ends = spans.slots[spans.lengths.cumsum(0) - 1]  # last slot of each span
         reach = int(spans.lengths[0])
         places = ends[:, None] + 2 + torch.arange(reach, device=ends.device)
         labels, documents = batch.labels.flatten(), batch.documents.flatten()
-        inside = places < labels.numel()
+        # Documents are numbered within their row: the next row has one of the same number.
+        inside = places // batch.labels.shape[1] == ends[:, None] // batch.labels.shape[1]
         places = places.clamp(max=labels.numel() - 1)
         same = inside & (documents[places] == documents[ends][:, None])
         return torch.where(same, labels[places], IGNORED)
 
+    @torch.no_grad()
     def prepare(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
-        """Measure the projector's whitening on pictures of the stage."""
-        projector = model.modality(self.modality).input_projector
-        some = []
-        for batch in islice(batches, self.calibration_batches):
+        """Fill the projector's memory, where it has one, with the pictures of the first batches: a slot per name."""
+        projector = model.reader(self.modality).input_projector
+        if not isinstance(projector, MemoryProjector):
+            return
+        vectors: list[Tensor] = []
+        words: list[Tensor] = []
+        for batch in islice(batches, self.remembered_batches):
             spans = batch.spans[self.modality, Direction.IN]
-            features = _features(model, self.modality, spans)
-            some.append(features.values.view(len(features.lengths), -1))
-        projector.calibrate(torch.cat(some).float())
+            features = model.features(self.modality, spans)
+            vectors.append(features.values.reshape(len(features.lengths), -1).float())
+            words.append(self._words(spans, batch))
+        slots, owners = torch.cat(words).unique(dim=0, return_inverse=True)
+        values = model.backbone.embed(slots.clamp(min=0)).float() * (slots != IGNORED)[..., None]
+        projector.remember(torch.cat(vectors), owners=owners, values=values)
 
     def finish(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
         """Nothing is measured."""
 
 
-def _features(model: MultimodalLM, name: str, spans: SpanBatch) -> Features:
-    """Features of an `in` span batch, from the cache or from the encoder."""
-    if spans.encoded:
-        return Features(spans.values.float(), spans.value_lengths)
-    return model.modality(name).encoder(spans.values)
+@runtime_checkable
+class _Autoencoder(Protocol):
+    def reconstruction_loss(self, pixels: Tensor, *, generators: Sequence[torch.Generator]) -> LossTerm: ...
+
+    def calibrate(self, pixels: Tensor) -> None: ...
+
+
+def _autoencoder(model: MultimodalLM, name: str) -> _Autoencoder:
+    """The autoencoder inside a modality's decoder. Raises ValueError where it has none."""
+    found = getattr(model.maker(name).decoder, "autoencoder", None)
+    if found is None:
+        raise ValueError(
+            f"the decoder of `{name}` has no autoencoder to train\nhint: leave the stage out, or wire a latent decoder"
+        )
+    return found

@@ -1,6 +1,7 @@
 """Optimiser and moving average of a stage. AdamW over the groups that its globs select."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +9,7 @@ from torch import Tensor, nn
 from limner.train.stage import Stage, Trainable
 
 
-def build_optimizer(
-    groups: Mapping[Trainable, Mapping[str, nn.Parameter]], *, stage: Stage
-) -> torch.optim.AdamW:
+def build_optimizer(groups: Mapping[Trainable, Mapping[str, nn.Parameter]], *, stage: Stage) -> torch.optim.AdamW:
     """One group per glob; matrices decay, vectors (norms, biases) do not."""
     entries = []
     for group, parameters in groups.items():
@@ -36,7 +35,7 @@ class MovingAverage:
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
-        self.values = {name: p.detach().clone() for name, p in parameters.items()}
+        self.values: dict[str, Tensor] = {name: p.detach().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -54,11 +53,11 @@ class MovingAverage:
             parameter.copy_(self.values[name])
             self.values[name].copy_(kept)
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Any]:
         """Values by parameter name, and the number of updates."""
         return {"num_updates": self.num_updates, **self.values}
 
-    def load_state_dict(self, state: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.num_updates = int(state["num_updates"])
         self.values = {name: state[name] for name in self.values}

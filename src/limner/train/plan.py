@@ -1,9 +1,9 @@
 """Plan: stages and their hand-over. One command runs all of them; a finished stage is not run again.
 
-    <output>/<stage>/stage.json        the stage's recipe as it was run
-    <output>/<stage>/checkpoint/       what the stage ended with
-    <output>/<stage>/state.pt          while it runs: where it stands
-    <output>/<stage>/metrics.jsonl, trainable.json, samples/
+<output>/<stage>/stage.json        the stage's recipe as it was run
+<output>/<stage>/checkpoint/       what the stage ended with
+<output>/<stage>/state.pt          while it runs: where it stands
+<output>/<stage>/metrics.jsonl, trainable.json, samples/
 """
 
 import json

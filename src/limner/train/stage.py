@@ -1,7 +1,8 @@
 """Stage: one declarative piece of a recipe. What is trained, on what, how long, from where.
 
-A stage is a value: it names no device and holds no tensor. Trainable parts are globs over dotted parameter names; a glob that
-matches nothing is an error, because a stage that silently trains less than it says is the costliest bug there is.
+A stage is a value: it names no device and holds no tensor. Trainable parts are globs over dotted parameter names; a
+glob that matches nothing is an error, because a stage that silently trains less than it says is the costliest bug
+there is.
 """
 
 import math
@@ -143,9 +144,7 @@ class Stage:
     sample_every: int = 0
 
 
-def select_trainable(
-    model: nn.Module, trainable: Sequence[Trainable]
-) -> dict[Trainable, dict[str, nn.Parameter]]:
+def select_trainable(model: nn.Module, trainable: Sequence[Trainable]) -> dict[Trainable, dict[str, nn.Parameter]]:
     """Freeze everything, then switch on what the globs name. Raises ValueError for a glob that matches nothing."""
     groups: dict[Trainable, dict[str, nn.Parameter]] = {group: {} for group in trainable}
     for name, parameter in model.named_parameters():
@@ -157,7 +156,6 @@ def select_trainable(
         if not parameters:
             known = sorted({".".join(name.split(".")[:3]) for name, _ in model.named_parameters()})
             raise ValueError(
-                f"trainable glob `{group.glob}` matches no parameter\n"
-                f"hint: parameters begin with {', '.join(known)}"
+                f"trainable glob `{group.glob}` matches no parameter\nhint: parameters begin with {', '.join(known)}"
             )
     return groups

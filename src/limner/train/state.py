@@ -22,7 +22,7 @@ def save_state(directory: Path, state: dict[str, Any]) -> None:
         torch.save(state, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(temporary, directory / FILE)
+    temporary.replace(directory / FILE)
 
 
 def load_state(directory: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """The loop of one stage.
 
-A step: batches are drawn, terms are summed over all of them, each term is divided by its count over the whole step and weighted,
-so accumulation and packing change nothing. Everything random is keyed by (seed, stage, step, item).
+A step: batches are drawn, terms are summed over all of them, each term is divided by its count over the whole step
+and weighted, so accumulation and packing change nothing. Everything random is keyed by (seed, stage, step, item).
 """
 
 import json
@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from limner.document.document import Direction
 from limner.modalities.noise import keyed_generator
 from limner.model.checkpoint import owned_state
-from limner.model.multimodal import TEXT, MultimodalLM
-from limner.tokens.batch import IGNORED, Batch
+from limner.model.multimodal import MultimodalLM
+from limner.tokens.batch import Batch
 from limner.train.metrics import Metrics
 from limner.train.optim import MovingAverage, build_optimizer, set_learning_rate
 from limner.train.stage import BatchLoader, Stage, select_trainable
@@ -52,11 +51,7 @@ class Trainer:
                 f"{lost[0]} ...\nhint: train it through LoRA, or wire the part without its source"
             )
         self.optimizer = build_optimizer(groups, stage=stage)
-        self.average = (
-            None
-            if stage.ema_decay is None
-            else MovingAverage(self.parameters, decay=stage.ema_decay)
-        )
+        self.average = None if stage.ema_decay is None else MovingAverage(self.parameters, decay=stage.ema_decay)
         self.loader = stage.batching.loader(stage.mixture, model=model)
         directory.mkdir(parents=True, exist_ok=True)
         self._write_table(groups)
@@ -67,9 +62,7 @@ class Trainer:
         if first == 0:
             stage.objective.prepare(self.model, self._batches(stage.batching.loader(stage.mixture, model=self.model)))
         _set_training(self.model)
-        with Metrics(
-            self.directory, stage=stage.name, num_steps=stage.num_steps, first_step=first
-        ) as metrics:
+        with Metrics(self.directory, stage=stage.name, num_steps=stage.num_steps, first_step=first) as metrics:
             for step in range(first, stage.num_steps):
                 metrics.write(step, self._step(step))
                 done = step + 1
@@ -91,18 +84,14 @@ class Trainer:
         stage = self.stage
         factor = stage.schedule.factor(step, stage.num_steps)
         set_learning_rate(self.optimizer, factor=factor)
-        batches = [
-            self.loader.next_batch().to(self.model.device) for _ in range(stage.accumulation)
-        ]
-        counts = {
-            name: max(1.0, sum(_count(batch, name) for batch in batches))
-            for name in stage.loss_weights
-        }
+        batches = [self.loader.next_batch().to(self.model.device) for _ in range(stage.accumulation)]
+        counted = [stage.objective.count(batch) for batch in batches]
+        counts = {name: max(1.0, sum(count.get(name, 0.0) for count in counted)) for name in stage.loss_weights}
         means: dict[str, float] = dict.fromkeys(counts, 0.0)
         self.optimizer.zero_grad(set_to_none=True)
         for number, batch in enumerate(batches):
             # A batch's mean weighs as its share of the step's targets; a decoder may draw several times per item.
-            shares = {name: _count(batch, name) / count for name, count in counts.items()}
+            shares = {name: counted[number].get(name, 0.0) / count for name, count in counts.items()}
             with self._autocast(), torch.random.fork_rng():
                 # Dropout draws from the global state: it too is a function of (seed, stage, step, batch).
                 torch.manual_seed(keyed_generator(self.seed, stage.name, step, number).initial_seed())
@@ -116,6 +105,8 @@ class Trainer:
             torch.stack(weighted).sum().backward()
             for name, term in terms.items():
                 means[name] += float(term.mean.detach()) * shares[name]
+        if step == 0:
+            self._check_reached()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), stage.max_gradient_norm)
         total = sum(stage.loss_weights[name] * value for name, value in means.items())
         self._check_loss(step, total)
@@ -144,6 +135,14 @@ class Trainer:
             raise ValueError(
                 f"stage `{self.stage.name}` has loss weights for {sorted(self.stage.loss_weights)}, "
                 f"its objective gives {sorted(terms)}\nhint: weight 0 leaves a term out"
+            )
+
+    def _check_reached(self) -> None:
+        lost = sorted(name for name, parameter in self.parameters.items() if parameter.grad is None)
+        if lost:
+            raise ValueError(
+                f"stage `{self.stage.name}` trains {len(lost)} tensors that its objective never reaches: "
+                f"{lost[0]} ...\nhint: do not train them, or give the term that reaches them a weight"
             )
 
     def _check_loss(self, step: int, loss: float) -> None:
@@ -231,11 +230,3 @@ def _set_training(model: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
-
-
-def _count(batch: Batch, term: str) -> float:
-    """The count of a term in a batch, known before any forward: targets for text, made items for a modality."""
-    if term == TEXT:
-        return float((batch.labels[:, 1:] != IGNORED).sum()) if batch.labels.numel() else 0.0
-    spans = batch.spans.get((term.split(".")[0], Direction.OUT))
-    return 0.0 if spans is None else float(len(spans.lengths))

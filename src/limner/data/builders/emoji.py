@@ -269,9 +269,7 @@ def is_kept(entry: dict[str, Any], *, groups: dict[str, str]) -> bool:
     return first not in CLOCK_FACES or entry["hexcode"] == CLOCK_KEPT
 
 
-def samples_of(
-    entry: dict[str, Any], *, sets: dict[Package, IconSet], names: dict[str, Any]
-) -> Iterator[Sample]:
+def samples_of(entry: dict[str, Any], *, sets: dict[Package, IconSet], names: dict[str, Any]) -> Iterator[Sample]:
     """One sample per style that draws the emoji; none when a required style lacks it."""
     hexcode, label = entry["hexcode"].removesuffix("-FE0F"), entry["label"]
     codes = {entry["hexcode"].lower(), entry["hexcode"].lower().replace("-fe0f", "")}

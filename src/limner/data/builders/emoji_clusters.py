@@ -60,10 +60,7 @@ FAMILIES = {
         "blue heart; light blue heart; purple heart; brown heart; black heart; grey heart; white "
         "heart; heart suit"
     ),
-    "speech-balloon": (
-        "speech balloon; left speech bubble; right anger bubble; thought balloon; eye in speech "
-        "bubble"
-    ),
+    "speech-balloon": ("speech balloon; left speech bubble; right anger bubble; thought balloon; eye in speech bubble"),
     "flat-hand": (
         "raised back of hand; hand with fingers splayed; raised hand; waving hand; vulcan salute; "
         "rightwards hand; leftwards hand; palm down hand; palm up hand; leftwards pushing hand; "
@@ -94,9 +91,7 @@ FAMILIES = {
     "pregnant": "pregnant woman; pregnant man; pregnant person",
     "feeding-baby": "breast-feeding; feeding baby",
     "deaf": "deaf person; deaf man; deaf woman",
-    "wheelchair": (
-        "in motorized wheelchair; in manual wheelchair; manual wheelchair; motorized wheelchair"
-    ),
+    "wheelchair": ("in motorized wheelchair; in manual wheelchair; manual wheelchair; motorized wheelchair"),
     "white-cane": "with white cane; white cane",
     "biking": "biking; mountain biking",
     "business-suit": "office worker; in tuxedo",
@@ -224,9 +219,7 @@ FAMILIES = {
     "blade": "dagger; crossed swords",
     "pen": "black nib; fountain pen; pen",
 }
-CLUSTER_OF_LABEL = {
-    label.strip(): cluster for cluster, labels in FAMILIES.items() for label in labels.split(";")
-}
+CLUSTER_OF_LABEL = {label.strip(): cluster for cluster, labels in FAMILIES.items() for label in labels.split(";")}
 
 
 def slug(text: str) -> str:

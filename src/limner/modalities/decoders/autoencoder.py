@@ -134,9 +134,7 @@ class PictureAutoencoder(nn.Module):
         smooth in the latents.
         """
         latents = self._bounded_latents(pixels)
-        noise = torch.stack(
-            [torch.randn(self.latent_shape, generator=generator) for generator in generators]
-        )
+        noise = torch.stack([torch.randn(self.latent_shape, generator=generator) for generator in generators])
         restored = self._pixels(latents + self.latent_noise * noise.to(latents))
         error = restored.float() - pixels.float()
         per_item = (

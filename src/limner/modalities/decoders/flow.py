@@ -99,11 +99,7 @@ class FlowDecoder(Decoder):
     def preprocess(self, media: Media) -> Float[Tensor, "3 height width_px"]:
         """The picture fitted into `target_size`, proportions kept, on white, RGB in [-1, 1]."""
         height, width = self.target_size
-        if media.payload is None:
-            raise ValueError(
-                "a target picture has no payload\nhint: only a picture to be generated may be empty"
-            )
-        picture = media.payload.pil()
+        picture = media.content.pil()
         scale = min(height / picture.height, width / picture.width)
         fitted = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         canvas = Image.new("RGB", (width, height), (255, 255, 255))
@@ -138,9 +134,7 @@ class FlowDecoder(Decoder):
         clean = latents.repeat_interleave(self.draws_per_item, dim=0)
         weight = times[:, None, None, None]
         noisy = (1.0 - weight) * clean + weight * noise
-        velocity = self._velocity(
-            noisy, times, condition.repeat_interleave(self.draws_per_item, dim=0)
-        )
+        velocity = self._velocity(noisy, times, condition.repeat_interleave(self.draws_per_item, dim=0))
         per_draw = (velocity.float() - (noise - clean).float()).square().mean(dim=(1, 2, 3))
         return LossTerm(per_draw.sum(), per_draw.new_tensor(float(len(per_draw))))
 
@@ -172,13 +166,9 @@ class FlowDecoder(Decoder):
         self._check(rows, len(generators) * branches)
         # Its state is one trajectory's, so each call has its own.
         scheduler = FlowMatchEulerDiscreteScheduler()
-        scheduler.set_timesteps(
-            sigmas=numpy.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps).tolist()
-        )
+        scheduler.set_timesteps(sigmas=numpy.linspace(1.0, 1.0 / num_inference_steps, num_inference_steps).tolist())
         shape = self.autoencoder.latent_shape
-        latents = torch.stack(
-            [torch.randn(shape, generator=generator) for generator in generators]
-        ).to(condition)
+        latents = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(condition)
         for step, time in enumerate(torch.as_tensor(scheduler.timesteps)):
             stacked = latents.repeat(branches, 1, 1, 1)
             times = (time / TIME_SCALE).to(latents).expand(len(stacked))
@@ -192,9 +182,9 @@ class FlowDecoder(Decoder):
         return self.autoencoder.decode(latents)
 
     def _velocity(self, noisy: Tensor, times: Tensor, condition: Tensor) -> Tensor:
-        return self.transformer(
-            noisy, encoder_hidden_states=condition, timestep=times * TIME_SCALE, return_dict=False
-        )[0]
+        return self.transformer(noisy, encoder_hidden_states=condition, timestep=times * TIME_SCALE, return_dict=False)[
+            0
+        ]
 
     def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times [draws] and noise [draws, *latent] of one item.
@@ -202,14 +192,10 @@ class FlowDecoder(Decoder):
         The draws of an item take one time from each equal share of the distribution: the same
         expectation as independent times, with less variance.
         """
-        shares = torch.arange(self.draws_per_item) + torch.rand(
-            self.draws_per_item, generator=generator
-        )
+        shares = torch.arange(self.draws_per_item) + torch.rand(self.draws_per_item, generator=generator)
         quantiles = (shares / self.draws_per_item).clamp(1e-4, 1.0 - 1e-4)
         times = torch.sigmoid(self.time_mean + self.time_std * torch.special.ndtri(quantiles))
-        noise = torch.randn(
-            (self.draws_per_item, *self.autoencoder.latent_shape), generator=generator
-        )
+        noise = torch.randn((self.draws_per_item, *self.autoencoder.latent_shape), generator=generator)
         return times, noise
 
     def _check(self, condition: Tensor, num_rows: int) -> None:

@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from limner.modalities.base import Queries
 
-class LearnedQueries(nn.Module):
+
+class LearnedQueries(Queries):
     """`num_queries` rows of the LLM's input, shared by all pictures; drawn from N(0, `std`)."""
 
     def __init__(self, *, num_queries: int, width: int, std: float = 0.02) -> None:

@@ -1,12 +1,24 @@
 """Recorded plans at tiny size: an autoencoder, then everything."""
 
-from tiny import Pages, model_call
+from tiny import COLOURS, Pages, model_call, picture
 
 from limner.config.call import Call, call
 from limner.data.mixture import Mixture
-from limner.train.plan import Plan
+from limner.document.document import Direction, Document, Media
 from limner.train.objectives import Multimodal, Reconstruction
+from limner.train.plan import Plan
 from limner.train.stage import Packed, Pictures, Schedule, Stage, Trainable
+
+
+class Spellings:
+    """A source: a red, a blue, ... picture that is read, and after it more and more letters of the same two."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Document:
+        shown = Media(picture(COLOURS[index]), directions=(Direction.IN,))
+        return Document.page(["b" * (4 - index), shown, "ab" * (index + 1)])
 
 
 def mixture(*, seed: int = 0) -> Call:

@@ -1,0 +1,1 @@
+"""What a model is asked, one file per question: naming, drawing, stories."""

@@ -1,0 +1,1 @@
+"""Pure functions from replies and pictures to scores."""

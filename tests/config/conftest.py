@@ -1,6 +1,0 @@
-"""Makes config_targets.py importable: recorded calls name targets that can be imported."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))

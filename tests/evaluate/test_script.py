@@ -1,0 +1,34 @@
+"""The script behind the README's numbers, on the tiny random model and the real held-out pictures."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny import model_call, tiny_model
+
+from limner.config.serialize import to_json
+from limner.model.checkpoint import save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import limner_tiny_quality
+
+    return limner_tiny_quality
+
+
+def test_the_script_prints_a_table_and_writes_every_reply(script, tmp_path, capsys):
+    save_checkpoint(tiny_model(), tmp_path / "model", description=to_json(model_call()))
+    output = tmp_path / "out"
+    model = str(tmp_path / "model")
+    script.main(["--model", model, "--only", "naming", "--limit", "3", "--output", str(output)])
+    printed = capsys.readouterr().out
+    assert "| withheld style: exact name | 3 |" in printed
+    assert str(tmp_path) not in printed
+    data = json.loads((output / "results.json").read_text())
+    assert len(data["benchmarks"][0]["items"]) == 6
+    assert str(tmp_path) not in json.dumps(data["facts"])
+    assert (output / "naming.png").is_file()
