@@ -12,8 +12,8 @@ from limner.data.mixture import Mixture
 from limner.data.sources import Augmentation, EmojiTask, NamedPictures
 from limner.modalities.decoders.autoencoder import PictureAutoencoder
 from limner.modalities.decoders.flow import FlowDecoder
-from limner.modalities.projectors import MemoryProjector
-from limner.train.objectives import Multimodal, Reconstruction, WordAlignment
+from limner.modalities.projectors import MemoryProjector, WhitenedProjector
+from limner.train.objectives import Creation, Multimodal, Reconstruction, WordAlignment
 from limner.train.plan import Plan
 from limner.train.stage import (
     CachedConditions,
@@ -39,6 +39,7 @@ def model() -> Call:
         language_model="smollm2-135m-instruct",
         encoder=call(efficientnet, image_size=160, grid=3, stride=16),
         input_projector=call(MemoryProjector, num_rows=9, width_in=112, width_out=576, num_slots=1216, num_words=4),
+        output_projector=call(WhitenedProjector, num_rows=8, width_in=576, width_out=256),
         decoder=call(
             FlowDecoder,
             autoencoder=call(PictureAutoencoder, size=64),
@@ -137,7 +138,8 @@ def drawing() -> Call:
         mixture=mixture({"draw": (task("draw", 3_600), 1.0)}, condition_dropout=0.1),
         batching=call(CachedConditions, modality="image", num_items=24),
         trainable=drawn_parts(),
-        num_steps=2800,
+        objective=call(Creation, made=["image"]),
+        num_steps=2500,
         loss_weights={"image": 1.0},
         schedule=call(Schedule, warmup_steps=50, final=0.3),
         ema_decay=0.998,
@@ -187,28 +189,22 @@ def interleaved() -> Call:
     )
 
 
-def instructions(*, condition_dropout: float = 0.0) -> Call:
-    """Everything that can be asked."""
-    return mixture(
-        {
-            "draw": (task("draw", 8_000), 22.0),
-            "describe": (task("describe", 12_000, styles=READ_STYLES), 26.0),
-            "story": (task("story", 8_000), 26.0),
-            "conversation": (task("conversation", 4_000), 10.0),
-            "words_only": (task("words_only", 4_000), 6.0),
-            "plain": (task("plain", 4_000), 6.0),
-            "page": (task("page", 4_000), 4.0),
-        },
-        condition_dropout=condition_dropout,
-    )
-
-
 def instruction() -> Call:
-    """Stage III, words: what to answer, and when to draw."""
+    """Stage III: everything that can be asked: what to answer, and when to draw."""
     return call(
         Stage,
         name="instruction",
-        mixture=instructions(),
+        mixture=mixture(
+            {
+                "draw": (task("draw", 8_000), 22.0),
+                "describe": (task("describe", 12_000, styles=READ_STYLES), 26.0),
+                "story": (task("story", 8_000), 26.0),
+                "conversation": (task("conversation", 4_000), 10.0),
+                "words_only": (task("words_only", 4_000), 6.0),
+                "plain": (task("plain", 4_000), 6.0),
+                "page": (task("page", 4_000), 4.0),
+            }
+        ),
         batching=call(Packed, row_length=256, num_rows=4),
         trainable=spoken_parts(),
         objective=call(Multimodal, made=[]),
@@ -220,49 +216,33 @@ def instruction() -> Call:
     )
 
 
-def together() -> Call:
-    """Stage III, words and pictures: queries, adapters, projector and decoder learn in one go."""
-    return call(
-        Stage,
-        name="together",
-        mixture=instructions(condition_dropout=0.03),
-        batching=call(Packed, row_length=256, num_rows=4),
-        trainable=[
-            *spoken_parts(),
-            call(Trainable, glob="modalities.image.queries.*", learning_rate=1e-3),
-            call(Trainable, glob="modalities.image.output_projector.*", learning_rate=3e-4),
-            call(Trainable, glob="modalities.image.decoder.transformer.*", learning_rate=3e-4),
-        ],
-        num_steps=40,
-        loss_weights={"text": 1.0, "image": 1.0},
-        schedule=call(Schedule, warmup_steps=5),
-        start_from=[
-            ("image.decoder.*", "drawing"),
-            ("image.output_projector", "drawing"),
-            ("*", "instruction"),
-        ],
-    )
-
-
 def finish() -> Call:
-    """Last: the decoder alone again, on the conditions of the finished language model, in prompts and in stories."""
+    """Last: the decoder behind the finished language model; things more often than people."""
+    things = call(
+        EmojiTask,
+        shards=SHARDS,
+        task="draw",
+        length=1_600,
+        styles=DRAWN_STYLES,
+        without_groups=["people-body", "smileys-emotion"],
+    )
     return call(
         Stage,
         name="finish",
         mixture=mixture(
-            {
-                "draw": (task("draw", 2_000), 5.0),
-                "story": (task("story", 300), 1.0),
-            },
+            {"things": (things, 8.0), "draw": (task("draw", 600), 1.5), "story": (task("story", 250), 0.5)},
             condition_dropout=0.1,
         ),
         batching=call(CachedConditions, modality="image", num_items=24),
         trainable=drawn_parts(),
-        num_steps=1400,
+        objective=call(Creation, made=["image"]),
+        num_steps=2400,
         loss_weights={"image": 1.0},
         schedule=call(Schedule, warmup_steps=50),
         ema_decay=0.998,
         precision="bfloat16",
+        save_every=200,
+        start_from=[("image.decoder.*", "drawing"), ("*", "instruction")],
     )
 
 
@@ -275,7 +255,6 @@ def config() -> Call:
         drawing(),
         interleaved(),
         instruction(),
-        together(),
         finish(),
     ]
     return call(Plan, model=model(), stages=stages, seed=0)

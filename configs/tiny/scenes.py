@@ -53,7 +53,7 @@ def config() -> Call:
         batching=call(Pictures, modality="image", num_items=32),
         trainable=[call(Trainable, glob="modalities.image.decoder.autoencoder.*", learning_rate=1e-3)],
         objective=call(Reconstruction, modality="image"),
-        num_steps=300,
+        num_steps=200,
         loss_weights={"image.reconstruction": 1.0},
         schedule=call(Schedule, warmup_steps=20),
         precision="bfloat16",
@@ -67,7 +67,7 @@ def config() -> Call:
             weights={"caption": 1.0, "question": 1.0, "creation": 1.5},
             condition_dropout=0.05,
         ),
-        batching=call(Packed, row_length=512, num_rows=4),
+        batching=call(Packed, row_length=256, num_rows=4),
         trainable=[
             call(Trainable, glob="modalities.image.decoder.transformer.*", learning_rate=1e-3),
             call(Trainable, glob="modalities.image.encoder.*", learning_rate=1e-3),
@@ -75,7 +75,7 @@ def config() -> Call:
             call(Trainable, glob="modalities.image.queries.*", learning_rate=1e-3),
             call(Trainable, glob="backbone.*", learning_rate=1e-3, weight_decay=0.01),
         ],
-        num_steps=800,
+        num_steps=600,
         loss_weights={"text": 1.0, "image": 1.0},
         schedule=call(Schedule, warmup_steps=50),
     )

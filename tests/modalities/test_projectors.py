@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limner.modalities.base import Features
-from limner.modalities.projectors import LinearProjector, MemoryProjector, MLPProjector, Rowwise
+from limner.modalities.projectors import LinearProjector, MemoryProjector, MLPProjector, Rowwise, WhitenedProjector
 
 
 def _memory(**changes) -> MemoryProjector:
@@ -75,3 +75,16 @@ def test_a_memory_takes_one_grid_and_no_more_than_its_slots() -> None:
         projector.measure(3)
     with pytest.raises(ValueError, match=r"5 things are to be remembered; the memory has 4 slots\nhint: "):
         projector.remember(torch.randn(5, 6), owners=torch.arange(5), values=torch.zeros(5, 2, 5))
+
+
+def test_a_whitened_projector_sees_rows_of_unit_variance_and_no_shared_direction() -> None:
+    torch.manual_seed(0)
+    # A large shared direction per slot, and channels of very different spread.
+    hidden = 50.0 + torch.randn(400, 3, 8) * torch.tensor([9.0, 3.0, 1.0, 1.0, 0.5, 0.5, 0.1, 0.1])
+    hidden = hidden + torch.arange(3.0)[None, :, None]
+    projector = WhitenedProjector(num_rows=3, width_in=8, width_out=5, num_components=8, shrinkage=0.0)
+    projector.calibrate(hidden)
+    white = (hidden - projector.mean) @ projector.components
+    assert white.mean(dim=0).abs().max() < 1e-4
+    torch.testing.assert_close(white.flatten(0, 1).T.cov(), torch.eye(8), atol=0.02, rtol=0.0)
+    assert projector(hidden[None, :2]).shape == (1, 2, 3, 5)

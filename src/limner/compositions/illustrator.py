@@ -9,6 +9,7 @@ The wiring of `limner-tiny` and of every model with continuous input and query o
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from limner import zoo
@@ -34,6 +35,7 @@ def illustrator(
     decoder: Decoder,
     num_queries: int,
     input_projector: InputProjector | None = None,
+    output_projector: nn.Module | None = None,
     lora: LoraSpec | None = None,
     system: str | None = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -56,6 +58,7 @@ def illustrator(
         decoder=decoder,
         num_queries=num_queries,
         input_projector=input_projector,
+        output_projector=output_projector,
         system=system,
         external={
             "backbone.language_model": f"{language_model}@{zoo.fingerprint(path)}",
@@ -107,6 +110,7 @@ def scratch_illustrator(
         decoder=decoder,
         num_queries=num_queries,
         input_projector=None,
+        output_projector=None,
         system="",
         external=_external_encoder(encoder),
     )
@@ -121,6 +125,7 @@ def _wire(
     decoder: Decoder,
     num_queries: int,
     input_projector: InputProjector | None,
+    output_projector: nn.Module | None,
     system: str | None,
     external: dict[str, str],
 ) -> MultimodalLM:
@@ -129,7 +134,7 @@ def _wire(
         encoder=encoder,
         input_projector=input_projector or Rowwise(MLPProjector(width_in=encoder.width, width_out=width)),
         queries=LearnedQueries(num_queries=num_queries, width=width),
-        output_projector=MLPProjector(width_in=width, width_out=decoder.condition_width),
+        output_projector=output_projector or MLPProjector(width_in=width, width_out=decoder.condition_width),
         decoder=decoder,
     )
     return MultimodalLM(

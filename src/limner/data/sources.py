@@ -162,12 +162,15 @@ class EmojiTask:
         task: str,
         length: int,
         styles: Sequence[str] | None = None,
+        without_groups: Sequence[str] = (),
         seed: int = 0,
         augmentation: Augmentation | None = None,
     ) -> None:
         if task not in stories.TASKS:
             raise ValueError(f"no task `{task}`\nhint: tasks are {', '.join(stories.TASKS)}")
-        self.library = _library(tuple(map(str, shards)), None if styles is None else tuple(styles))
+        self.library = _library(
+            tuple(map(str, shards)), None if styles is None else tuple(styles), tuple(without_groups)
+        )
         self.task = task
         self.length = length
         self.seed = seed
@@ -249,6 +252,11 @@ class SceneTask:
 
 
 @functools.cache
-def _library(shards: tuple[str, ...], styles: tuple[str, ...] | None) -> stories.Library:
+def _library(
+    shards: tuple[str, ...], styles: tuple[str, ...] | None, without_groups: tuple[str, ...] = ()
+) -> stories.Library:
     """Several tasks over the same shards share one index."""
-    return stories.Library.from_shards(shards, styles=styles)
+    library = stories.Library.from_shards(shards, styles=styles)
+    if not without_groups:
+        return library
+    return stories.Library(record for record in library.records if record.group not in without_groups)

@@ -65,6 +65,53 @@ class Rowwise(InputProjector):
         return Features(self.rows(features.values), features.lengths)
 
 
+class WhitenedProjector(nn.Module):
+    """Hidden states at a span's slots -> condition, through whitened components and an MLP.
+
+    Final hidden states share one large direction (of length 54 where prompts differ by 13, in SmolLM2) and a few
+    outlying channels hold most of what is left; a decoder then needs thousands of steps before it sees the prompt.
+    Taking the mean of each slot out and scaling principal components to unit variance, shrunk by `shrinkage` of their
+    mean variance, puts prompts apart from the first step on. `calibrate` measures both once.
+    """
+
+    mean: Tensor
+    components: Tensor
+
+    def __init__(
+        self, *, num_rows: int, width_in: int, width_out: int, num_components: int = 256, shrinkage: float = 0.05
+    ) -> None:
+        super().__init__()
+        self.shrinkage = shrinkage
+        self.register_buffer("mean", torch.zeros(num_rows, width_in))
+        self.register_buffer("components", torch.eye(width_in, num_components))
+        self.layers = nn.Sequential(nn.Linear(num_components, width_out), nn.GELU(), nn.Linear(width_out, width_out))
+
+    def forward(self, rows: Float[Tensor, "*items rows width_in"]) -> Float[Tensor, "*items rows width_out"]:
+        """The condition rows of each item."""
+        return self.layers((rows - self.mean) @ self.components)
+
+    @torch.no_grad()
+    def calibrate(self, rows: Float[Tensor, "items rows width_in"]) -> None:
+        """Measure mean and components on the hidden states of many prompts."""
+        self.mean.copy_(rows.mean(dim=0))
+        self.components.copy_(
+            whitening((rows - self.mean).flatten(0, 1), like=self.components, shrinkage=self.shrinkage)
+        )
+
+
+def whitening(
+    deviations: Float[Tensor, "samples width"], *, like: Float[Tensor, "width components"], shrinkage: float
+) -> Float[Tensor, "width components"]:
+    """Principal directions scaled to unit variance, with `shrinkage` of the mean variance added to each."""
+    _, scales, directions = torch.linalg.svd(deviations, full_matrices=False)
+    variances = scales.square() / len(deviations)
+    found = min(like.shape[1], len(variances))
+    components = torch.zeros_like(like)
+    spread = (variances[:found] + shrinkage * variances.mean()).rsqrt()
+    components[:, :found] = directions[:found].T * spread
+    return components
+
+
 class MemoryProjector(InputProjector):
     """Rows of an item are compared with remembered ones; what was remembered of the nearest becomes the input rows.
 
@@ -152,12 +199,7 @@ class MemoryProjector(InputProjector):
                 f"{num_slots} things are to be remembered; the memory has {len(self.keys)} slots\nhint: raise num_slots"
             )
         self.mean.copy_(vectors.mean(dim=0))
-        _, scales, directions = torch.linalg.svd(vectors - self.mean, full_matrices=False)
-        variances = scales.square() / len(vectors)
-        found = min(self.components.shape[1], len(variances))
-        spread = (variances[:found] + self.shrinkage * variances.mean()).rsqrt()
-        self.components.zero_()
-        self.components[:, :found] = directions[:found].T * spread
+        self.components.copy_(whitening(vectors - self.mean, like=self.components, shrinkage=self.shrinkage))
         sums = torch.zeros_like(self.keys).index_add_(0, owners, self.whiten(vectors))
         self.keys.copy_(F.normalize(sums, dim=-1))
         self.filled.copy_(torch.arange(len(self.keys), device=self.filled.device) < num_slots)

@@ -64,6 +64,21 @@ class Multimodal:
 
 
 @dataclass(frozen=True)
+class Creation(Multimodal):
+    """The decoder's term alone, on cached conditions; first the output projector's whitening is measured on them."""
+
+    calibration_batches: int = 80
+
+    @torch.no_grad()
+    def prepare(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
+        """Calibrate the output projector of each modality in `made`."""
+        some = list(islice(batches, self.calibration_batches))
+        for name in self.made or ():
+            hidden = [batch.spans[name, Direction.OUT].hidden for batch in some]
+            model.maker(name).output_projector.calibrate(torch.cat(hidden))
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """The autoencoder of one modality alone: its term is `<modality>.reconstruction`."""
 

@@ -60,7 +60,10 @@ class Trainer:
         """Train to the end of the stage; the model then holds the result (the moving average where one is kept)."""
         stage, first = self.stage, self._resume()
         if first == 0:
-            stage.objective.prepare(self.model, self._batches(stage.batching.loader(stage.mixture, model=self.model)))
+            # The same loader, then set back: what it cached for the measurement serves the training too.
+            start = self.loader.state_dict()
+            stage.objective.prepare(self.model, self._batches(self.loader))
+            self.loader.load_state_dict(start)
         _set_training(self.model)
         with Metrics(self.directory, stage=stage.name, num_steps=stage.num_steps, first_step=first) as metrics:
             for step in range(first, stage.num_steps):
