@@ -3,12 +3,18 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 # Read when the libraries are first imported, hence before any fixture.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Tiny tensors: a second thread costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No test asserts a time, on a busy machine least of all.
+settings.register_profile("limner", deadline=None)
+settings.load_profile("limner")
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,7 @@ OPTIONS = {
     "data show": ["--help", "--limit", "-h", "PATH"],
     "demo": ["--help", "--model", "--output", "--prompt", "-h"],
     "doctor": ["--help", "--network", "-h"],
+    "export": ["--help", "-h", "CHECKPOINT", "DIR", "[KEY=VALUE]..."],
     "generate": [
         "--guidance-scale", "--help", "--image", "--max-new-tokens", "--output", "--pictures",
         "--prompt", "--seed", "--steps", "--temperature", "--top-p", "-h", "MODEL",
