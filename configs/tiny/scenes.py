@@ -75,7 +75,7 @@ def config() -> Call:
             call(Trainable, glob="modalities.image.queries.*", learning_rate=1e-3),
             call(Trainable, glob="backbone.*", learning_rate=1e-3, weight_decay=0.01),
         ],
-        num_steps=600,
+        num_steps=1500,
         loss_weights={"text": 1.0, "image": 1.0},
         schedule=call(Schedule, warmup_steps=50),
     )

@@ -108,7 +108,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "clip-vit-large-patch14": Entry("vision encoder", "MIT", 1_710_000_000, hub="openai/clip-vit-large-patch14"),
     "siglip2-base": Entry("vision encoder", "Apache-2.0", 1_500_000_000, hub="google/siglip2-base-patch16-224"),
-    "limner-tiny": Entry("multimodal", "Apache-2.0", 0, package="weights/limner-tiny"),
+    "limner-tiny": Entry("multimodal", "Apache-2.0", 35_500_000, package="weights/limner-tiny"),
 }
 
 
