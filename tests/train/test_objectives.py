@@ -5,12 +5,13 @@ from dataclasses import replace
 import plans
 import pytest
 import torch
-from tiny import NUM_READ, tiny_model
+from tiny import NUM_QUERIES, NUM_READ, tiny_model
 
 from limner.data.collate import Collator
 from limner.document.document import Direction
-from limner.tokens.batch import IGNORED
-from limner.train.objectives import Multimodal, Reconstruction, WordAlignment
+from limner.modalities.projectors import WhitenedProjector
+from limner.tokens.batch import IGNORED, Batch, SpanBatch
+from limner.train.objectives import Creation, Multimodal, Reconstruction, WordAlignment
 
 ALIGNMENT = WordAlignment(modality="image")
 
@@ -75,3 +76,15 @@ def test_objectives_count_what_their_terms_count(model) -> None:
         assert objective.count(batch)["text"] == float(terms["text"].count)
     assert ALIGNMENT.count(batch) == {"text": 3 + 7 + 5}
     assert Reconstruction(modality="image").count(batch) == {}
+
+
+def test_creation_measures_the_whitening_on_the_cached_conditions() -> None:
+    model = tiny_model().requires_grad_(False)
+    modality = model.modality("image")
+    modality.output_projector = WhitenedProjector(num_rows=NUM_QUERIES, width_in=32, width_out=16, num_components=8)
+    hidden = torch.randn(6, NUM_QUERIES, 32, generator=torch.Generator().manual_seed(0)) + 5.0
+    empty = torch.zeros(0, 0, dtype=torch.long)
+    spans = SpanBatch(empty.flatten(), torch.full((6,), NUM_QUERIES), torch.zeros(6, 0), ("",) * 6, hidden=hidden)
+    batches = [Batch(empty, empty, empty, empty, {("image", Direction.OUT): spans})] * 3
+    Creation(made=["image"], calibration_batches=2).prepare(model, batches)
+    torch.testing.assert_close(modality.output_projector.mean, hidden.mean(dim=0))

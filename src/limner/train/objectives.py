@@ -13,7 +13,7 @@ from torch import Tensor
 from limner.document.document import Direction
 from limner.modalities.base import LossTerm
 from limner.modalities.noise import keyed_generator
-from limner.modalities.projectors import MemoryProjector
+from limner.modalities.projectors import MemoryProjector, WhitenedProjector
 from limner.model.multimodal import TEXT, MultimodalLM
 from limner.tokens.batch import IGNORED, Batch, SpanBatch
 
@@ -74,8 +74,10 @@ class Creation(Multimodal):
         """Calibrate the output projector of each modality in `made`."""
         some = list(islice(batches, self.calibration_batches))
         for name in self.made or ():
-            hidden = [batch.spans[name, Direction.OUT].hidden for batch in some]
-            model.maker(name).output_projector.calibrate(torch.cat(hidden))
+            projector = model.maker(name).output_projector
+            hidden = [states for batch in some if (states := batch.spans[name, Direction.OUT].hidden) is not None]
+            if isinstance(projector, WhitenedProjector) and hidden:
+                projector.calibrate(torch.cat(hidden))
 
 
 @dataclass(frozen=True)
