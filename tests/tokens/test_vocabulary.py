@@ -17,10 +17,7 @@ def test_grown_ids_stand_after_the_language_models_own() -> None:
     vocabulary = Vocabulary.grow(100, roles=ROLES)
     assert sorted(vocabulary.ids.values()) == list(range(100, 106))
     assert vocabulary.num_added == 6
-    begin = vocabulary.span("image", Direction.OUT).begin
-    assert vocabulary.modality_of_begin(begin) == "image"
-    assert vocabulary.modality_of_begin(vocabulary.span("image", Direction.IN).begin) is None
-    assert vocabulary.modality_of_begin(5) is None
+    assert vocabulary.span("image", Direction.OUT) == (103, 104, 105)
 
 
 def test_a_vocabulary_survives_its_json() -> None:

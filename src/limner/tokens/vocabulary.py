@@ -57,13 +57,6 @@ class Vocabulary:
                 "hint: leave that media part out, or use a model that was built with it"
             ) from None
 
-    def modality_of_begin(self, token: int) -> str | None:
-        """The modality that `token` begins to draw (an `out` begin token), or None."""
-        for role, identifier in self.ids.items():
-            if identifier == token and role.endswith(f".{Direction.OUT}.begin"):
-                return role.split(".", 1)[0]
-        return None
-
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
         return {"base_size": self.base_size, "ids": dict(self.ids)}

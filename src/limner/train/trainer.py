@@ -19,7 +19,7 @@ from limner.model.multimodal import MultimodalLM
 from limner.tokens.batch import Batch
 from limner.train.metrics import Metrics
 from limner.train.optim import MovingAverage, build_optimizer, set_learning_rate
-from limner.train.stage import BatchLoader, Stage, select_trainable
+from limner.train.stage import Stage, select_trainable
 from limner.train.state import load_state, parameter_values, restore_parameters, save_state
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Trainer:
         if first == 0:
             # The same loader, then set back: what it cached for the measurement serves the training too.
             start = self.loader.state_dict()
-            stage.objective.prepare(self.model, self._batches(self.loader))
+            stage.objective.prepare(self.model, self._batches())
             self.loader.load_state_dict(start)
         _set_training(self.model)
         with Metrics(self.directory, stage=stage.name, num_steps=stage.num_steps, first_step=first) as metrics:
@@ -76,11 +76,11 @@ class Trainer:
         if self.average is not None:
             self.average.swap(self.parameters)
         self.model.eval()
-        stage.objective.finish(self.model, self._batches(self.loader))
+        stage.objective.finish(self.model, self._batches())
 
-    def _batches(self, loader: BatchLoader) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         while True:
-            yield loader.next_batch().to(self.model.device)
+            yield self.loader.next_batch().to(self.model.device)
 
     def _step(self, step: int) -> dict[str, float]:
         started = time.perf_counter()
