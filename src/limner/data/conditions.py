@@ -30,7 +30,8 @@ _PREFILL_ROWS = 16
 class ConditionLoader:
     """Batches of `num_items` pictures of one modality with cached hidden states and latents; no ids.
 
-    A document counts with one of its pictures: the last, which has the most before it.
+    Every made picture of a document is an item, in the order of documents and of pictures within them. `offset` counts
+    the pictures of the document at `position` that are drawn already.
     """
 
     def __init__(self, mixture: Mixture, *, model: MultimodalLM, name: str, num_items: int, position: int = 0) -> None:
@@ -39,6 +40,7 @@ class ConditionLoader:
         self.name = name
         self.num_items = num_items
         self.position = position
+        self.offset = 0
         self.cache = FeatureCache(model)
         self.collate = Collator(model, cache=self.cache)
         self.hidden: dict[bytes, Tensor] = {}
@@ -61,29 +63,27 @@ class ConditionLoader:
 
     def next_batch(self) -> Batch:
         """The batch at the current position; moves the position on."""
-        sequences: list[Sequence] = []
+        items: list[tuple[Sequence, Span]] = []
         start = self.position
-        while len(sequences) < self.num_items:
-            if not sequences and self.position - start >= _MAX_SEARCHED:
+        while len(items) < self.num_items:
+            if not items and self.position - start >= _MAX_SEARCHED:
                 raise ValueError(
                     f"the mixture makes no `{self.name}` in {_MAX_SEARCHED} documents from position {start}\n"
                     "hint: train this stage on documents whose pictures are made"
                 )
             document, draw = self.mixture.document(self.position)
             sequence = self.model.render(document, key=draw.key)
-            self.position += 1
-            if any(self._is_made(span) for span in sequence.spans):
-                sequences.append(sequence)
-                self.drawn[draw.source] += 1
-        spans = [self._span(sequence) for sequence in sequences]
-        keys = [_prefix_key(sequence, span) for sequence, span in zip(sequences, spans, strict=True)]
-        self._fill(sequences, spans, keys)
-        media = [sequence.media[span.item] for sequence, span in zip(sequences, spans, strict=True)]
-        named = zip(sequences, spans, strict=True)
-        return self._batch(media, keys, tuple(f"{sequence.key}:{span.item}" for sequence, span in named))
-
-    def _span(self, sequence: Sequence) -> Span:
-        return [span for span in sequence.spans if self._is_made(span)][-1]
+            made = [span for span in sequence.spans if self._is_made(span)]
+            taken = made[self.offset :][: self.num_items - len(items)]
+            items += [(sequence, span) for span in taken]
+            self.drawn[draw.source] += len(taken)
+            self.offset += len(taken)
+            if self.offset == len(made):
+                self.position, self.offset = self.position + 1, 0
+        keys = [_prefix_key(sequence, span) for sequence, span in items]
+        self._fill([sequence for (sequence, _), key in zip(items, keys, strict=True) if key not in self.hidden])
+        media = [sequence.media[span.item] for sequence, span in items]
+        return self._batch(media, keys, tuple(f"{sequence.key}:{span.item}" for sequence, span in items))
 
     def _is_made(self, span: Span) -> bool:
         return (span.modality, span.direction) == (self.name, Direction.OUT)
@@ -97,26 +97,26 @@ class ConditionLoader:
         return Batch(empty, empty, empty, empty, {(self.name, Direction.OUT): spans})
 
     @torch.no_grad()
-    def _fill(self, sequences: list[Sequence], spans: list[Span], keys: list[bytes]) -> None:
-        missing = {key: index for index, key in enumerate(keys) if key not in self.hidden}
-        items = sorted(missing.items(), key=lambda entry: len(sequences[entry[1]]))
-        for start in range(0, len(items), _PREFILL_ROWS):
-            chunk = items[start : start + _PREFILL_ROWS]
-            chosen = [sequences[index] for _, index in chunk]
-            batch = self.collate([[sequence] for sequence in chosen]).to(self.model.device)
+    def _fill(self, sequences: list[Sequence]) -> None:
+        """One forward per document gives the hidden states of all its pictures."""
+        missing = sorted({sequence.key: sequence for sequence in sequences}.values(), key=len)
+        for start in range(0, len(missing), _PREFILL_ROWS):
+            chunk = missing[start : start + _PREFILL_ROWS]
+            batch = self.collate([[sequence] for sequence in chunk]).to(self.model.device)
             hidden = self.model.hidden_states(batch)
-            for row, (key, index) in enumerate(chunk):
-                span = spans[index]
-                states = hidden[row, span.start : span.start + span.length]
-                self.hidden[key] = states.to("cpu", torch.float16)
+            for row, sequence in enumerate(chunk):
+                for span in filter(self._is_made, sequence.spans):
+                    states = hidden[row, span.start : span.start + span.length]
+                    self.hidden[_prefix_key(sequence, span)] = states.to("cpu", torch.float16)
 
     def state_dict(self) -> dict[str, Any]:
         """A few integers; the cache fills itself again."""
-        return {"position": self.position, "drawn": dict(self.drawn)}
+        return {"position": self.position, "offset": self.offset, "drawn": dict(self.drawn)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.position = int(state["position"])
+        self.offset = int(state["offset"])
         self.drawn = Counter(state["drawn"])
 
 
