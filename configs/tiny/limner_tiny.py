@@ -9,10 +9,11 @@ from limner.backbone.lora import LoraSpec
 from limner.compositions.illustrator import efficientnet, illustrator
 from limner.config.call import Call, call
 from limner.data.mixture import Mixture
-from limner.data.sources import Augmentation, EmojiTask, NamedPictures
+from limner.data.sources.augmentation import Augmentation
+from limner.data.sources.procedural import EmojiTask, NamedPictures
 from limner.modalities.decoders.autoencoder import PictureAutoencoder
 from limner.modalities.decoders.flow import FlowDecoder
-from limner.modalities.projectors import MemoryProjector, WhitenedProjector
+from limner.modalities.projectors import DiscriminantProjector, MemoryProjector
 from limner.train.objectives import Creation, Multimodal, Reconstruction, WordAlignment
 from limner.train.plan import Plan
 from limner.train.stage import (
@@ -39,7 +40,9 @@ def model() -> Call:
         language_model="smollm2-135m-instruct",
         encoder=call(efficientnet, image_size=160, grid=3, stride=16),
         input_projector=call(MemoryProjector, num_rows=9, width_in=112, width_out=576, num_slots=1216, num_words=4),
-        output_projector=call(WhitenedProjector, num_rows=8, width_in=576, width_out=256),
+        output_projector=call(
+            DiscriminantProjector, num_rows=8, width_in=576, num_conditions=4, width_out=256, num_things=1218
+        ),
         decoder=call(
             FlowDecoder,
             autoencoder=call(PictureAutoencoder, size=64),
@@ -48,7 +51,8 @@ def model() -> Call:
             num_layers=6,
             num_heads=4,
             patch_size=2,
-            draws_per_item=4,
+            draws_per_item=1,
+            time_mean=0.5,
         ),
         num_queries=8,
         lora=call(LoraSpec, rank=8, alpha=16.0),
@@ -136,7 +140,7 @@ def drawing() -> Call:
         Stage,
         name="drawing",
         mixture=mixture({"draw": (task("draw", 3_600), 1.0)}, condition_dropout=0.1),
-        batching=call(CachedConditions, modality="image", num_items=24),
+        batching=call(CachedConditions, modality="image", num_items=96),
         trainable=drawn_parts(),
         objective=call(Creation, made=["image"]),
         num_steps=2500,
@@ -217,28 +221,20 @@ def instruction() -> Call:
 
 
 def finish() -> Call:
-    """Last: the decoder behind the finished language model; things more often than people."""
-    things = call(
-        EmojiTask,
-        shards=SHARDS,
-        task="draw",
-        length=1_600,
-        styles=DRAWN_STYLES,
-        without_groups=["people-body", "smileys-emotion"],
-    )
+    """Last: the decoder behind the finished language model. Many wordings of each name, and stories."""
     return call(
         Stage,
         name="finish",
         mixture=mixture(
-            {"things": (things, 8.0), "draw": (task("draw", 600), 1.5), "story": (task("story", 250), 0.5)},
+            {"draw": (task("draw", 8_192), 16.0), "story": (task("story", 1_280), 1.0)},
             condition_dropout=0.1,
         ),
-        batching=call(CachedConditions, modality="image", num_items=24),
+        batching=call(CachedConditions, modality="image", num_items=96),
         trainable=drawn_parts(),
-        objective=call(Creation, made=["image"]),
-        num_steps=2400,
+        objective=call(Creation, made=["image"], calibration_batches=125),
+        num_steps=6000,
         loss_weights={"image": 1.0},
-        schedule=call(Schedule, warmup_steps=50),
+        schedule=call(Schedule, warmup_steps=50, final=0.02),
         ema_decay=0.998,
         precision="bfloat16",
         save_every=200,

@@ -9,7 +9,7 @@ procedural.
 from limner.compositions.illustrator import scratch_illustrator
 from limner.config.call import Call, call
 from limner.data.mixture import Mixture
-from limner.data.sources import SceneTask
+from limner.data.sources.procedural import SceneTask
 from limner.modalities.decoders.autoencoder import PictureAutoencoder
 from limner.modalities.decoders.flow import FlowDecoder
 from limner.modalities.encoders.convolutional import ConvolutionalEncoder

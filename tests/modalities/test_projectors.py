@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limner.modalities.base import Features
-from limner.modalities.projectors import LinearProjector, MemoryProjector, MLPProjector, Rowwise, WhitenedProjector
+from limner.modalities.projectors import DiscriminantProjector, LinearProjector, MemoryProjector, MLPProjector, Rowwise
 
 
 def _memory(**changes) -> MemoryProjector:
@@ -77,14 +77,50 @@ def test_a_memory_takes_one_grid_and_no_more_than_its_slots() -> None:
         projector.remember(torch.randn(5, 6), owners=torch.arange(5), values=torch.zeros(5, 2, 5))
 
 
-def test_a_whitened_projector_sees_rows_of_unit_variance_and_no_shared_direction() -> None:
+def _asked(*, num_things: int, wordings: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states [items 2 8] of things in wordings: what tells things apart is a tenth of what wordings change."""
+    generator = torch.Generator().manual_seed(0)
+    things = torch.randn(num_things, 1, 2, 3, generator=generator)
+    changes = torch.randn(num_things, wordings, 2, 5, generator=generator)
+    mixing = torch.linalg.qr(torch.randn(8, 8, generator=generator))[0]
+    hidden = torch.cat([things.expand(-1, wordings, -1, -1), 10.0 * changes], dim=-1) @ mixing + 50.0
+    return hidden.flatten(0, 1), torch.arange(num_things).repeat_interleave(wordings)
+
+
+def test_a_discriminant_projector_sees_what_is_asked_for_and_not_how() -> None:
     torch.manual_seed(0)
-    # A large shared direction per slot, and channels of very different spread.
-    hidden = 50.0 + torch.randn(400, 3, 8) * torch.tensor([9.0, 3.0, 1.0, 1.0, 0.5, 0.5, 0.1, 0.1])
-    hidden = hidden + torch.arange(3.0)[None, :, None]
-    projector = WhitenedProjector(num_rows=3, width_in=8, width_out=5, num_components=8, shrinkage=0.0)
-    projector.calibrate(hidden)
-    white = (hidden - projector.mean) @ projector.components
-    assert white.mean(dim=0).abs().max() < 1e-4
-    torch.testing.assert_close(white.flatten(0, 1).T.cov(), torch.eye(8), atol=0.02, rtol=0.0)
+    hidden, owners = _asked(num_things=40, wordings=8)
+    projector = DiscriminantProjector(
+        num_rows=2, width_in=8, num_conditions=3, width_out=5, num_things=40, num_components=6, shrinkage=1e-4
+    )
+    half = torch.arange(len(hidden)) % 8 < 4
+    projector.calibrate(hidden[half], owners=owners[half])
+    asked = projector.asked(hidden[~half])  # new wordings
+    assert (torch.cdist(asked, projector.things).argmin(dim=1) == owners[~half]).float().mean() > 0.95
+    # Not only nearer to the right one: the wording is gone.
+    assert torch.cdist(asked, projector.things).amin(dim=1).median() < 0.01 * torch.pdist(projector.things).median()
+    raw = hidden.flatten(1)
+    plain = torch.cdist(raw[~half], torch.stack([raw[half & (owners == thing)].mean(dim=0) for thing in range(40)]))
+    assert (plain.argmin(dim=1) == owners[~half]).float().mean() < 0.3
     assert projector(hidden[None, :2]).shape == (1, 2, 3, 5)
+
+
+_SMALL = {"num_rows": 2, "width_in": 8, "num_conditions": 1, "width_out": 5, "num_components": 2}
+
+
+def test_the_null_prompt_is_a_thing_of_its_own_and_things_need_room() -> None:
+    hidden, owners = _asked(num_things=3, wordings=4)
+    null = torch.full((2, 2, 8), 200.0)
+    projector = DiscriminantProjector(**_SMALL, num_things=4)
+    projector.calibrate(hidden, owners=owners, null=null)
+    assert projector.known.all()
+    torch.testing.assert_close(projector.asked(null)[0], projector.things[3])
+    with pytest.raises(ValueError, match=r"4 things are asked for; the projector has room for 3\nhint: "):
+        DiscriminantProjector(**_SMALL, num_things=3).calibrate(hidden, owners=owners, null=null)
+
+
+def test_discriminants_need_a_thing_that_was_asked_for_twice() -> None:
+    hidden, _ = _asked(num_things=3, wordings=1)
+    projector = DiscriminantProjector(**_SMALL, num_things=3)
+    with pytest.raises(ValueError, match=r"none of 3 things was asked for twice.*\nhint: "):
+        projector.calibrate(hidden, owners=torch.arange(3))

@@ -9,7 +9,7 @@ from tiny import NUM_QUERIES, NUM_READ, tiny_model
 
 from limner.data.collate import Collator
 from limner.document.document import Direction
-from limner.modalities.projectors import WhitenedProjector
+from limner.modalities.projectors import DiscriminantProjector
 from limner.tokens.batch import IGNORED, Batch, SpanBatch
 from limner.train.objectives import Creation, Multimodal, Reconstruction, WordAlignment
 
@@ -78,13 +78,27 @@ def test_objectives_count_what_their_terms_count(model) -> None:
     assert Reconstruction(modality="image").count(batch) == {}
 
 
-def test_creation_measures_the_whitening_on_the_cached_conditions() -> None:
+def test_creation_measures_discriminants_on_the_cached_conditions_without_the_null_prompt() -> None:
     model = tiny_model().requires_grad_(False)
     modality = model.modality("image")
-    modality.output_projector = WhitenedProjector(num_rows=NUM_QUERIES, width_in=32, width_out=16, num_components=8)
-    hidden = torch.randn(6, NUM_QUERIES, 32, generator=torch.Generator().manual_seed(0)) + 5.0
+    options = {"num_rows": NUM_QUERIES, "width_in": 32, "num_conditions": 2, "width_out": 16, "num_things": 5}
+    options["num_components"] = 8
+    modality.output_projector = DiscriminantProjector(**options)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(12, NUM_QUERIES, 32, generator=generator) + 5.0
+    latents = torch.arange(4.0).repeat(3)[:, None]
+    null = torch.full((4, NUM_QUERIES, 32), 90.0)
     empty = torch.zeros(0, 0, dtype=torch.long)
-    spans = SpanBatch(empty.flatten(), torch.full((6,), NUM_QUERIES), torch.zeros(6, 0), ("",) * 6, hidden=hidden)
-    batches = [Batch(empty, empty, empty, empty, {("image", Direction.OUT): spans})] * 3
+
+    def batch(hidden: torch.Tensor, latents: torch.Tensor) -> Batch:
+        lengths = torch.full((len(hidden),), NUM_QUERIES)
+        spans = SpanBatch(empty.flatten(), lengths, latents, ("",) * len(hidden), hidden=hidden)
+        return Batch(empty, empty, empty, empty, {("image", Direction.OUT): spans})
+
+    batches = [batch(hidden, latents), batch(null, latents[:4]), batch(hidden * 7.0, latents)]
     Creation(made=["image"], calibration_batches=2).prepare(model, batches)
-    torch.testing.assert_close(modality.output_projector.mean, hidden.mean(dim=0))
+    expected = DiscriminantProjector(**options)
+    expected.calibrate(hidden, owners=torch.arange(4).repeat(3), null=null)
+    torch.testing.assert_close(modality.output_projector.mean, hidden.flatten(1).mean(dim=0))
+    torch.testing.assert_close(modality.output_projector.components, expected.components)
+    torch.testing.assert_close(modality.output_projector.things, expected.things)

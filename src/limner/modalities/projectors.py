@@ -1,8 +1,8 @@
 """Projectors: rows of one width -> rows of another.
 
 `LinearProjector` and `MLPProjector` map each row by itself and serve both directions; `Rowwise` makes an input
-projector of them. `WhitenedProjector` is for encoders of a fixed grid and little data: it looks at all rows of an
-item at once.
+projector of them. `MemoryProjector` (in) and `DiscriminantProjector` (out) are for fixed numbers of rows and little
+data: they look at all rows of an item at once, and measure before they learn.
 """
 
 import torch
@@ -65,38 +65,138 @@ class Rowwise(InputProjector):
         return Features(self.rows(features.values), features.lengths)
 
 
-class WhitenedProjector(nn.Module):
-    """Hidden states at a span's slots -> condition, through whitened components and an MLP.
+class DiscriminantProjector(nn.Module):
+    """Hidden states at a span's slots -> condition: what is asked for, freed from how, then an MLP.
 
-    Final hidden states share one large direction (of length 54 where prompts differ by 13, in SmolLM2) and a few
-    outlying channels hold most of what is left; a decoder then needs thousands of steps before it sees the prompt.
-    Taking the mean of each slot out and scaling principal components to unit variance, shrunk by `shrinkage` of their
-    mean variance, puts prompts apart from the first step on. `calibrate` measures both once.
+    Prompts for the same thing differ by their wording, or by the story around them, far more than things differ from
+    one another; a decoder then sees a prompt late, and a new wording hardly at all (dev/LOG.md has the numbers).
+    Linear discriminant analysis (Fisher 1936; Rao 1948) finds the directions in which the means of things differ most,
+    measured by the spread within a thing. In them a prompt is replaced by the mean to be expected given it, under the
+    model that the analysis itself assumes: each thing a Gaussian around its mean, all of one spread and as likely. So
+    what is drawn is a thing that was calibrated on, or a mixture of such. All slots of an item are looked at together.
+    `calibrate` measures everything once; the MLP is trained.
+
+    Args:
+        num_rows, width_in: slots of an item and the width of their hidden states.
+        num_conditions, width_out: condition rows of an item and their width.
+        num_things: capacity for means, the one of the null prompt included.
+        num_components: discriminants kept.
+        hidden_width: of the MLP behind them.
+        shrinkage: share of the mean variance within things that is added to each direction's.
     """
 
     mean: Tensor
     components: Tensor
+    spread: Tensor
+    things: Tensor
+    known: Tensor
 
     def __init__(
-        self, *, num_rows: int, width_in: int, width_out: int, num_components: int = 256, shrinkage: float = 0.05
+        self,
+        *,
+        num_rows: int,
+        width_in: int,
+        num_conditions: int,
+        width_out: int,
+        num_things: int,
+        num_components: int = 304,
+        hidden_width: int = 512,
+        shrinkage: float = 0.02,
     ) -> None:
         super().__init__()
+        self.num_conditions = num_conditions
         self.shrinkage = shrinkage
-        self.register_buffer("mean", torch.zeros(num_rows, width_in))
-        self.register_buffer("components", torch.eye(width_in, num_components))
-        self.layers = nn.Sequential(nn.Linear(num_components, width_out), nn.GELU(), nn.Linear(width_out, width_out))
+        self.register_buffer("mean", torch.zeros(num_rows * width_in))
+        self.register_buffer("components", torch.eye(num_rows * width_in, num_components))
+        self.register_buffer("spread", torch.ones(num_components))
+        self.register_buffer("things", torch.zeros(num_things, num_components))
+        self.register_buffer("known", torch.zeros(num_things, dtype=torch.bool))
+        self.layers = nn.Sequential(
+            nn.Linear(num_components, hidden_width), nn.GELU(), nn.Linear(hidden_width, num_conditions * width_out)
+        )
 
-    def forward(self, rows: Float[Tensor, "*items rows width_in"]) -> Float[Tensor, "*items rows width_out"]:
+    def forward(self, rows: Float[Tensor, "*items rows width_in"]) -> Float[Tensor, "*items conditions width_out"]:
         """The condition rows of each item."""
-        return self.layers((rows - self.mean) @ self.components)
+        return self.layers(self.asked(rows)).unflatten(-1, (self.num_conditions, -1))
+
+    def asked(self, rows: Float[Tensor, "*items rows width_in"]) -> Float[Tensor, "*items components"]:
+        """The expected mean of what each item asks for; the discriminants themselves before calibration."""
+        seen = (rows.flatten(-2) - self.mean) @ self.components
+        if not bool(self.known.any()):
+            return seen
+        distances = torch.cdist(seen / self.spread, self.things / self.spread).square()
+        return (-0.5 * distances).masked_fill(~self.known, -torch.inf).softmax(dim=-1) @ self.things
 
     @torch.no_grad()
-    def calibrate(self, rows: Float[Tensor, "items rows width_in"]) -> None:
-        """Measure mean and components on the hidden states of many prompts."""
-        self.mean.copy_(rows.mean(dim=0))
+    def calibrate(
+        self,
+        rows: Float[Tensor, "items rows width_in"],
+        *,
+        owners: Int[Tensor, " items"],
+        null: Float[Tensor, "nulls rows width_in"] | None = None,
+    ) -> None:
+        """Measure everything on the hidden states of many prompts.
+
+        `owners` numbers the thing that each asks for; `null` are prompts that ask for nothing, a thing of its own.
+        Raises ValueError when there are more things than room.
+        """
+        vectors = rows.flatten(1).float()
+        self.mean.copy_(vectors.mean(dim=0))
         self.components.copy_(
-            whitening((rows - self.mean).flatten(0, 1), like=self.components, shrinkage=self.shrinkage)
+            discriminants(vectors - self.mean, owners=owners, like=self.components, shrinkage=self.shrinkage)
         )
+        seen = (vectors - self.mean) @ self.components
+        means, order = _means(seen, owners)
+        self.spread.copy_((seen - means[order]).std(dim=0).clamp(min=1e-4))
+        if null is not None and len(null):
+            means = torch.cat([means, ((null.flatten(1).float() - self.mean) @ self.components).mean(dim=0)[None]])
+        if len(means) > len(self.things):
+            raise ValueError(
+                f"{len(means)} things are asked for; the projector has room for {len(self.things)}\n"
+                "hint: raise num_things"
+            )
+        self.things[: len(means)] = means
+        self.known.copy_(torch.arange(len(self.known), device=self.known.device) < len(means))
+
+
+def _means(
+    values: Float[Tensor, "samples width"], owners: Int[Tensor, " samples"]
+) -> tuple[Float[Tensor, "owners width"], Int[Tensor, " samples"]]:
+    """The mean of each owner that has samples, and the place of each sample's owner among them."""
+    present, order, counts = owners.unique(return_inverse=True, return_counts=True)
+    sums = values.new_zeros(len(present), values.shape[1]).index_add_(0, order, values)
+    return sums / counts[:, None], order
+
+
+def discriminants(
+    deviations: Float[Tensor, "samples width"],
+    *,
+    owners: Int[Tensor, " samples"],
+    like: Float[Tensor, "width components"],
+    shrinkage: float,
+) -> Float[Tensor, "width components"]:
+    """Directions in which the owners' means differ most, for a spread of one within an owner.
+
+    With lambda the ratio of the variance between owners to the one within, a component is scaled to unit variance and
+    by lambda / (1 + lambda), the share of it that says something about the owner (Wiener's factor). Raises ValueError
+    when no owner has two samples.
+    """
+    means, order = _means(deviations, owners)
+    residuals = (deviations - means[order])[order.bincount()[order] > 1]
+    if not len(residuals):
+        raise ValueError(
+            f"none of {len(means)} things was asked for twice, so the spread within a thing is unknown\n"
+            "hint: calibrate on more prompts"
+        )
+    within = residuals.T @ residuals / len(residuals)
+    variances, directions = torch.linalg.eigh(within)
+    whiten = directions * (variances.clamp(min=0.0) + shrinkage * variances.mean()).rsqrt()
+    _, scales, axes = torch.linalg.svd(means @ whiten, full_matrices=False)
+    found = min(like.shape[1], len(scales))
+    ratios = scales[:found].square() / len(means)
+    components = torch.zeros_like(like)
+    components[:, :found] = whiten @ axes[:found].T * ((1.0 + ratios).rsqrt() * ratios / (1.0 + ratios))
+    return components
 
 
 def whitening(

@@ -13,7 +13,7 @@ from torch import Tensor
 from limner.document.document import Direction
 from limner.modalities.base import LossTerm
 from limner.modalities.noise import keyed_generator
-from limner.modalities.projectors import MemoryProjector, WhitenedProjector
+from limner.modalities.projectors import DiscriminantProjector, MemoryProjector
 from limner.model.multimodal import TEXT, MultimodalLM
 from limner.tokens.batch import IGNORED, Batch, SpanBatch
 
@@ -65,19 +65,38 @@ class Multimodal:
 
 @dataclass(frozen=True)
 class Creation(Multimodal):
-    """The decoder's term alone, on cached conditions; first the output projector's whitening is measured on them."""
+    """The decoder's term alone, on cached conditions; before the first step the output projector's discriminants are
+    measured on `calibration_batches` of them. Prompts with the same target picture ask for the same thing."""
 
     calibration_batches: int = 80
 
     @torch.no_grad()
     def prepare(self, model: MultimodalLM, batches: Iterable[Batch]) -> None:
         """Calibrate the output projector of each modality in `made`."""
+        names = [name for name in self.made or () if self._is_measured(model, name)]
+        if not names:
+            return
         some = list(islice(batches, self.calibration_batches))
-        for name in self.made or ():
+        for name in names:
+            spans = [batch.spans[name, Direction.OUT] for batch in some]
+            hidden = torch.cat([states for one in spans if (states := one.hidden) is not None])
+            targets = torch.cat([one.values for one in spans if one.hidden is not None]).flatten(1)
+            owners = targets.unique(dim=0, return_inverse=True)[1]
+            telling = _telling(hidden, owners)
             projector = model.maker(name).output_projector
-            hidden = [states for batch in some if (states := batch.spans[name, Direction.OUT].hidden) is not None]
-            if isinstance(projector, WhitenedProjector) and hidden:
-                projector.calibrate(torch.cat(hidden))
+            assert isinstance(projector, DiscriminantProjector)
+            projector.calibrate(hidden[telling], owners=owners[telling], null=hidden[~telling])
+
+    @staticmethod
+    def _is_measured(model: MultimodalLM, name: str) -> bool:
+        return isinstance(model.maker(name).output_projector, DiscriminantProjector)
+
+
+def _telling(hidden: Tensor, owners: Tensor) -> Tensor:
+    """Which hidden states belong to one target only; those of the null prompt belong to any."""
+    prompts = hidden.flatten(1).unique(dim=0, return_inverse=True)[1]
+    pairs = torch.stack([prompts, owners], dim=1).unique(dim=0)
+    return (torch.bincount(pairs[:, 0]) == 1)[prompts]
 
 
 @dataclass(frozen=True)
