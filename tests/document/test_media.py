@@ -8,7 +8,9 @@ import numpy
 import PIL.Image
 import pytest
 
-from limner.document.media import Image
+from limner.document.document import Document, Media
+from limner.document.html import Section, to_html
+from limner.document.media import File, Image
 
 
 def _encoded(picture: PIL.Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -102,3 +104,44 @@ def test_a_missing_file_is_named(tmp_path) -> None:
 def test_an_array_of_floats_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match=r"float32.*\nhint: scale floats"):
         Image.from_array(numpy.zeros((2, 2, 3), dtype="float32"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_damaged_bytes_are_one_line_and_a_hint_wherever_they_are_damaged(kind: str) -> None:
+    rng = numpy.random.default_rng(0)
+    whole = _encoded(PIL.Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype="uint8")), kind)
+    said = []
+    for _ in range(60):
+        broken = bytearray(whole)
+        for place in rng.integers(0, len(whole), 8):
+            broken[place] = rng.integers(256)
+        try:
+            Image.from_bytes(bytes(broken)).pil()
+        except ValueError as error:
+            said.append(str(error))
+    assert [text for text in said if text.count("\nhint: ") != 1] == []
+
+
+def test_a_file_is_known_by_its_bytes_and_its_ending() -> None:
+    film = File.from_bytes(b"film", name="a/FOX.MP4")
+    assert film.media_type == "video/mp4"
+    assert film == File(b"film", name="other")
+    assert film.digest != File(b"other").digest
+    again = File.from_data_url(film.data_url(), name="again")
+    assert (again, again.name) == (film, "again.mp4")
+    assert File(b"x", name="no-ending").media_type == "application/octet-stream"
+    with pytest.raises(ValueError, match=r"`none\.wav` is empty\nhint: "):
+        File.from_bytes(b"", name="none.wav")
+    with pytest.raises(ValueError, match=r"cannot read the address `http://x/a\.mp4`[^\n]*\nhint: "):
+        File.from_data_url("http://x/a.mp4")
+
+
+def test_a_document_carries_a_file_and_says_that_it_is_no_picture() -> None:
+    media = Media(File(b"film", name="fox.mp4"), modality="video")
+    document = Document.chat([("user", [media, "What runs?"]), ("assistant", "A fox.")])
+    assert Document.from_json(document.to_json()) == document
+    with pytest.raises(ValueError, match=r"`fox\.mp4` of modality `video` is no picture\nhint: "):
+        _ = media.content
+    with pytest.raises(ValueError, match=r"`fox\.mp4` has no OpenAI form here\nhint: "):
+        document.to_openai()
+    assert "fox.mp4" in to_html([Section((document,))], title="t", footer="")

@@ -31,11 +31,12 @@ def command(
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 0.9,
     max_new_tokens: options.MaxNewTokens = 256,
+    device: options.DeviceOption = options.Device.AUTO,
     output: options.Output = Path("limner-pictures"),
 ) -> None:
     """Talk with a model in the terminal."""
     require_directory(output)
-    engine = open_engine(model)
+    engine = open_engine(model, device=device)
 
     from limner.generate.request import Pictures, Request
     from limner.generate.sampling import Sampling
@@ -122,7 +123,7 @@ class Conversation:
         self.document, self.waiting = answered, []
         for part in answered.messages[-1].parts:
             if isinstance(part, Media) and part.payload is not None:
-                print(self._keep(part.payload))
+                print(self._keep(part.content))
 
     def _keep(self, image: Image) -> Path:
         number = 1

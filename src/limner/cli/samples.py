@@ -68,7 +68,7 @@ def _sheet(pictures: list[Media | None], *, captions: list[str]) -> PIL.Image.Im
         left, top = index % COLUMNS * CELL, index // COLUMNS * height
         pen.text((left + 4, top + 2), PROMPTS[index][:24], fill="black")
         if media is not None and media.payload is not None:
-            shown = media.payload.pil().resize((CELL - 8, CELL - 8))
+            shown = media.content.pil().resize((CELL - 8, CELL - 8))
             sheet.paste(shown, (left + 4, top + LABEL + 4))
         # The built-in font knows Latin only; a model at its start may say anything.
         plain = " ".join(caption.encode("ascii", "replace").decode().split())

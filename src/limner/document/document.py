@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
-from limner.document.media import Image
+from limner.document.media import File, Image
 
 Role = Literal["system", "user", "assistant", "page"]
 """Who speaks. `page` is running text without role markup (a web page, a book, a null prompt)."""
@@ -42,7 +42,7 @@ class Media:
     is still to be made: only an `out` direction can hold it.
     """
 
-    payload: Image | None
+    payload: Image | File | None
     modality: str = "image"
     train: bool | None = None
     directions: tuple[Direction, ...] | None = None
@@ -50,7 +50,12 @@ class Media:
 
     @property
     def content(self) -> Image:
-        """The payload. Raises ValueError where it is still to be made."""
+        """The picture. Raises ValueError where it is still to be made, or is none."""
+        if isinstance(self.payload, File):
+            raise ValueError(
+                f"`{self.payload.name}` of modality `{self.modality}` is no picture\n"
+                "hint: the model needs an encoder for that modality"
+            )
         if self.payload is None:
             raise ValueError(
                 f"a part of modality `{self.modality}` has no payload\n"
@@ -241,8 +246,11 @@ def _part_from_json(data: Any, *, where: str) -> Part:
         raise ValueError(
             f"`{where}.directions` is {directions}; expected some of {', '.join(known)}\nhint: leave it out"
         )
+    payload = None
+    if url is not None:
+        payload = (Image if url.startswith("data:image/") else File).from_data_url(url, name=where)
     return Media(
-        None if url is None else Image.from_data_url(url, name=where),
+        payload,
         modality=modality,
         train=data.get("train"),
         directions=None if directions is None else tuple(Direction(direction) for direction in directions),
@@ -255,6 +263,8 @@ def _part_to_openai(part: Part) -> dict[str, Any]:
         return {"type": "text", "text": part.text}
     if part.payload is None:
         raise ValueError("a picture that was not made yet has no OpenAI form\nhint: generate the document first")
+    if isinstance(part.payload, File):
+        raise ValueError(f"`{part.payload.name}` has no OpenAI form here\nhint: send pictures and text")
     return {"type": "image_url", "image_url": {"url": part.payload.data_url()}}
 
 

@@ -19,7 +19,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 from limner.document.document import Direction, Document, Media, Message, Part, Text
-from limner.document.media import Image
+from limner.document.media import File, Image
 from limner.document.style import STYLE
 
 FORMAT = "1"
@@ -200,8 +200,8 @@ def _figure(media: Media, *, described: str) -> str:
         attributes += f' data-alt="{_escape(media.alt)}"'
     caption = f'<figcaption dir="auto">{_escape(media.alt)}</figcaption>' if media.alt else ""
     image = media.payload
-    if image is None:
-        shown = '<div class="missing">not drawn yet</div>'
+    if image is None or isinstance(image, File):
+        shown = f'<div class="missing">{"not drawn yet" if image is None else _escape(image.name)}</div>'
         return f'<figure data-part="media"{attributes}>{shown}{caption}</figure>'
     height, width = image.size
     words = " ".join(described.split())
@@ -214,8 +214,8 @@ def _figure(media: Media, *, described: str) -> str:
     )
 
 
-def _is_large(image: Image | None) -> bool:
-    return image is not None and max(image.size) > LARGE
+def _is_large(image: Image | File | None) -> bool:
+    return isinstance(image, Image) and max(image.size) > LARGE
 
 
 def _data_url(image: Image) -> str:

@@ -93,4 +93,4 @@ def answer(engine: Engine, requests: Sequence[Request], *, batch_size: int = 16)
 def drawn(reply: Message) -> list[Image]:
     """The pictures of a reply, in order."""
     media = [part for part in reply.parts if isinstance(part, Media)]
-    return [item.payload for item in media if item.payload is not None]
+    return [item.content for item in media if item.payload is not None]

@@ -1,0 +1,1 @@
+"""Formats: a row as it lies on disk -> Document, by pure functions."""

@@ -1,0 +1,1 @@
+"""Sources: files, tables and pure functions as random access to Documents, whatever place they lie in."""
