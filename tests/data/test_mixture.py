@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Pages, picture
 
-from limner.data.mixture import FunctionSource, Mixture, null_document, permuted, uniform
+from limner.data.mixture import (
+    FunctionSource,
+    Mixture,
+    TokenShares,
+    mean_tokens,
+    null_document,
+    permuted,
+    source_of,
+    uniform,
+)
 from limner.document.document import Direction, Document, Media
 
 
@@ -45,9 +54,99 @@ def test_weights_are_honoured_over_a_cycle(weights: list[int]) -> None:
         assert abs(early[name] - 100 * weight / sum(weights)) < len(names)
 
 
-def test_a_source_too_light_for_the_cycle_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`rare` would never be drawn.*\nhint: "):
-        Mixture({"rare": Pages(), "often": Pages()}, weights={"rare": 1e-5, "often": 1.0})
+def test_a_light_source_is_met_as_often_as_it_should_be() -> None:
+    mixture = Mixture({"rare": Pages(), "often": Pages()}, weights={"rare": 1.0, "often": 2999.0})
+    counts = Counter(mixture.draw(position).source for position in range(9000))
+    assert counts == {"rare": 3, "often": 8997}
+
+
+def test_a_source_too_light_for_the_longest_cycle_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`rare` would be drawn once in 10000\d+ documents.*\nhint: "):
+        Mixture({"rare": Pages(), "often": Pages()}, weights={"rare": 1e-6, "often": 1.0})
+
+
+def test_weights_go_by_size_unless_they_are_given() -> None:
+    sources = {"a": Pages(num_pages=6), "b": Pages(num_pages=2)}
+
+    def shares(mixture: Mixture) -> dict[str, int]:
+        return dict(Counter(mixture.draw(position).source for position in range(1000)))
+
+    assert shares(Mixture(sources)) == {"a": 750, "b": 250}
+    # A source may stand for more documents than lie at hand.
+    assert shares(Mixture(sources, sizes={"a": 1_000_000, "b": 4_000_000})) == {"a": 200, "b": 800}
+
+
+@pytest.mark.parametrize(("exhaustion", "ends_with"), [("first_exhausted", "b"), ("all_exhausted", "a")])
+def test_an_order_that_ends_does_so_with_the_first_or_the_last_source(exhaustion, ends_with: str) -> None:
+    sources = {"a": Pages(num_pages=9), "b": Pages(num_pages=2)}
+    mixture = Mixture(sources, weights={"a": 2.0, "b": 1.0}, exhaustion=exhaustion)
+    number = mixture.num_documents
+    draws = [mixture.draw(position) for position in range(number)]
+    assert {draw.index for draw in draws if draw.source == ends_with} == set(range(len(sources[ends_with])))
+    last = draws.pop()
+    assert (last.source, last.key.split("/")[2]) == (ends_with, "0")
+    if exhaustion == "first_exhausted":
+        assert all(draw.key.endswith("/0") for draw in draws)
+    with pytest.raises(ValueError, match=rf"ends after {number} documents\nhint: "):
+        mixture.draw(number)
+    assert Mixture(sources).num_documents is None
+
+
+def _long(index: int) -> Document:
+    if index % 4 == 0:
+        raise ValueError("bad\nhint: none")
+    return Document.page(["x" * 100])
+
+
+def _text_length(document: Document) -> int:
+    return len(document.messages[0].text)
+
+
+def test_shares_of_tokens_become_weights_by_the_mean_lengths() -> None:
+    sources = {
+        "short": FunctionSource(lambda index: Document.page(["x" * 25]), 400),
+        "long": FunctionSource(_long, 400),
+    }
+    shares = TokenShares({"short": 1.0, "long": 1.0})
+    assert mean_tokens(sources["short"], length=_text_length) == 25
+    # A bad document is a draw without a token.
+    assert mean_tokens(sources["long"], length=_text_length) == pytest.approx(75, abs=10)
+    unmeasured = Mixture(sources, weights=shares)
+    with pytest.raises(ValueError, match=r"mean lengths for \[\]\nhint: give `mean_tokens`"):
+        unmeasured.draw(0)
+    mixture = unmeasured.measured(_text_length)
+    assert mixture.measured(_text_length) is mixture
+    given = Mixture(sources, weights=TokenShares(shares.shares, mean_tokens=mixture.weights.mean_tokens), seed=0)
+    tokens: Counter[str] = Counter()
+    for position in range(1000):
+        draw = mixture.draw(position)
+        assert draw == given.draw(position)
+        bad = draw.source == "long" and draw.index % 4 == 0
+        tokens[draw.source] += 0 if bad else _text_length(sources[draw.source][draw.index])
+    assert tokens["short"] / tokens["long"] == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_source_of_which_nothing_can_be_measured_is_refused() -> None:
+    mixture = Mixture({"a": FunctionSource(lambda index: _long(0), 5)}, weights=TokenShares({"a": 1.0}))
+    with pytest.raises(ValueError, match=r"no document of `a` can be measured\nhint: "):
+        mixture.measured(_text_length)
+
+
+def test_sizes_that_do_not_fit_the_sources_are_called_sizes() -> None:
+    with pytest.raises(ValueError, match=r"^sizes are given for \['b'\].*\nhint: give every source a size$"):
+        Mixture({"a": Pages()}, sizes={"b": 5})
+    with pytest.raises(ValueError, match=r"the size 0\nhint: .* a positive size$"):
+        Mixture({"a": Pages()}, sizes={"a": 0})
+
+
+def test_weights_and_sizes_exclude_one_another() -> None:
+    with pytest.raises(ValueError, match=r"by weights or by sizes.*\nhint: "):
+        Mixture({"a": Pages()}, weights={"a": 1.0}, sizes={"a": 5})
+
+
+def test_a_key_says_its_source() -> None:
+    mixture = Mixture({"shelf/books": Pages()})
+    assert source_of(mixture.draw(3).key) == "shelf/books"
 
 
 def test_each_source_is_gone_through_once_per_epoch_of_its_own() -> None:
@@ -97,7 +196,7 @@ def test_a_null_document_holds_one_made_picture_untrained() -> None:
         ({}, None, "without sources"),
         ({"a": Pages()}, {"b": 1.0}, r"\['b'\].*\['a'\]"),
         ({"a": Pages(num_pages=0)}, None, "`a` has 0 documents"),
-        ({"a": Pages()}, {"a": 0.0}, "weight 0.0"),
+        ({"a": Pages()}, {"a": 0.0}, "the weight 0"),
     ],
 )
 def test_a_mixture_that_cannot_be_is_refused(sources, weights, says: str) -> None:

@@ -41,27 +41,44 @@ class SpanBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """Packed rows. `labels[b, i]` is the id at i where it is a target, else IGNORED; it is predicted from i - 1."""
+    """Packed rows. `labels[b, i]` is the id at i where it is a target, else IGNORED; it is predicted from i - 1.
+
+    sources:    names of the mixture's sources, the same in every batch.
+    source_ids: index into `sources` of the document at each position, -1 for padding; None where nobody named sources.
+    keys:       `keys[b][d - 1]` is the key of the document that `documents[b]` numbers d.
+    capacity:   tokens that the rows may hold, which is more than they are padded to; 0 where nothing limits them.
+    """
 
     ids: Int[Tensor, "batch seq"]
     positions: Int[Tensor, "batch seq"]
     documents: Int[Tensor, "batch seq"]
     labels: Int[Tensor, "batch seq"]
     spans: dict[tuple[str, Direction], SpanBatch] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    source_ids: Int[Tensor, "batch seq"] | None = None
+    keys: tuple[tuple[str, ...], ...] = ()
+    capacity: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Positions that hold a token (padding left out)."""
         return int((self.documents > 0).sum())
 
+    @property
+    def pack_efficiency(self) -> float:
+        """Share of what the rows may hold that is tokens."""
+        return self.num_tokens / max(1, self.capacity or self.ids.numel())
+
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""
-        return Batch(
-            self.ids.to(device),
-            self.positions.to(device),
-            self.documents.to(device),
-            self.labels.to(device),
-            {name: _spans_to(spans, device) for name, spans in self.spans.items()},
+        return dataclasses.replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            documents=self.documents.to(device),
+            labels=self.labels.to(device),
+            spans={name: _spans_to(spans, device) for name, spans in self.spans.items()},
+            source_ids=None if self.source_ids is None else self.source_ids.to(device),
         )
 
 
