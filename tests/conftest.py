@@ -18,9 +18,11 @@ settings.load_profile("limner")
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in [name for name in os.environ if name.startswith("LIMNER_")]:
         monkeypatch.delenv(name)
+    # Features of tiny models are not for the user's cache.
+    monkeypatch.setenv("LIMNER_FEATURES", str(tmp_path_factory.getbasetemp() / "features"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

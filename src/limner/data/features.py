@@ -1,95 +1,182 @@
-"""Feature cache: what frozen encoders and autoencoders give for an item, computed once.
+"""Feature cache: what frozen encoders and autoencoders give for an item, computed once and kept on disk.
 
-Content-addressed by the item's bytes and direction. A cache belongs to one model and covers only parts without a
-trainable parameter, so changed weights never meet old features. Held in memory as float16. Features of a published
-encoder (one with a `signature`: weights and transform) are also kept on disk, in one safetensors file per signature,
-for the next stage or run.
+Content-addressed: a value belongs to (digest of the item's bytes, fingerprint of the part: its weights and transform).
+Each fingerprint has a folder of its own below `features_root()`, so changed weights never meet old features, and
+reading and making, stages, runs and processes share what they have in common.
+
+What is kept, by direction:
+    in    the rows of `Encoder.forward` [tokens width]
+    out   what `Decoder.encode` gives [*latent]: latents, or for a variational autoencoder the moments (mean and
+          log-variance); the random part is drawn in `Decoder.loss` from the generator of (seed, step, item)
+
+Exact: a covered part runs only here - one item at a time, in eval mode, without autocast - and its values are kept in
+the type it computes. So a value does not depend on its neighbours in a batch, on when it was computed, or on whether it
+came from the disk: with `open_store=NoStore`, which keeps nothing, a run has the same losses bit by bit.
+
+An encoder or decoder whose `preprocess`, `forward` or `encode` gives something else at every call says so by its class
+attribute `is_random = True`; it is never covered, and asking for its features is refused. Augmentation of documents
+needs no such word: another picture has another digest.
+
+    cache = FeatureCache(model)
+    cache.holds(media, Direction.IN)                       also in forked workers: then nothing has to be decoded
+    cache.features(items, direction=Direction.IN)          where the model is
 """
 
-import hashlib
-import os
-from pathlib import Path
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from limner import zoo
+from limner.data.feature_store import DiskStore, NoStore, Store, features_root
+from limner.data.fingerprint import description, fingerprint, weights_stamp
 from limner.document.document import Direction, Media
-from limner.modalities.base import Modality
+from limner.modalities.base import Decoder, Encoder, Modality
 from limner.model.multimodal import MultimodalLM
 
-SAVE_EVERY = 1000
-"""New features of one encoder after which its file is written again."""
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class FrozenPart:
+    """One side of a modality: `transform` owns `preprocess`, `part` is what computes (and must be frozen)."""
+
+    name: str
+    direction: Direction
+    transform: Encoder | Decoder
+    part: nn.Module
+    opened: Store = field(default_factory=NoStore)
+    _stamp: tuple | None = None
+
+    @property
+    def is_frozen(self) -> bool:
+        """No parameter is trained."""
+        return not any(parameter.requires_grad for parameter in self.part.parameters())
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it says that it gives something else at every call."""
+        return self.transform.is_random
+
+    @torch.no_grad()
+    def compute(self, media: Media, *, preprocessed: Tensor | None, device: torch.device) -> Tensor:
+        """The value of one item, alone: in a stack its last bits would depend on its neighbours."""
+        items = self.transform.preprocess(media) if preprocessed is None else preprocessed
+        # What is frozen neither drops out nor moves running statistics.
+        self.part.eval()
+        with torch.autocast(device.type, enabled=False):
+            if isinstance(self.transform, Encoder):
+                value = self.transform(items[None].to(device)).values
+            else:
+                value = self.transform.encode(items[None].to(device))[0]
+        return value.detach().to("cpu").contiguous()
+
+    def store(self, open_store: "OpenStore") -> Store:
+        """The store of the part as it is now: other weights, another store."""
+        stamp = weights_stamp(self.part)
+        if stamp != self._stamp:
+            self.opened, self._stamp = open_store(self), stamp
+        return self.opened
+
+
+OpenStore = Callable[[FrozenPart], Store]
+
+
+def disk_store(part: FrozenPart) -> Store:
+    """The part's folder below `features_root()`."""
+    folder = features_root() / fingerprint(part.part, transform=part.transform)
+    about = [f"{part.name} {part.direction}", *description(part.part, transform=part.transform)]
+    return DiskStore(folder, about=about)
 
 
 class FeatureCache:
-    """Encoder features (`in`) and decoder latents (`out`) by item, for the modalities whose parts are frozen."""
+    """Encoder features (`in`) and decoder latents (`out`) by item, for the modalities whose parts are frozen.
 
-    def __init__(self, model: MultimodalLM) -> None:
+    `open_store` says where values are kept: `disk_store`, or `lambda part: MemoryStore()`, `lambda part: NoStore()`.
+    """
+
+    def __init__(self, model: MultimodalLM, *, open_store: OpenStore = disk_store) -> None:
         self.model = model
-        self.entries: dict[tuple[str, Direction, str], Tensor] = {}
-        self._parts = {
-            (name, direction): part
-            for name in model.modalities
-            for direction, part in _sides(model.modality(name))
-            if part is not None and not any(p.requires_grad for p in part.parameters())
-        }
-        self._unsaved: dict[str, int] = {}
-        for name in [name for name, direction in self._parts if direction is Direction.IN]:
-            file = self._file(name)
-            if file is not None and file.exists():
-                stored = load_file(file)
-                self.entries |= {(name, Direction.IN, digest): value for digest, value in stored.items()}
+        self.open_store = open_store
+        sides = [side for name in model.modalities for side in _sides(name, model.modality(name))]
+        frozen = {(side.name, side.direction): side for side in sides if side.is_frozen}
+        self._random = {key for key, side in frozen.items() if side.is_random}
+        self._parts = {key: side for key, side in frozen.items() if key not in self._random}
+        for name, direction in sorted(self._random):
+            logger.info("features of `%s` (%s) are not cached: its transform is random", name, direction)
+        # Now, not at the first question: that may come in a forked worker, which may not be able to reach the weights.
+        for part in self._parts.values():
+            part.store(open_store)
+
+    @property
+    def parts(self) -> list[FrozenPart]:
+        """What is covered."""
+        return list(self._parts.values())
 
     def covers(self, name: str, direction: Direction) -> bool:
-        """Whether that side of a modality is frozen, so that its features may be kept."""
+        """Whether that side of a modality is frozen and not random, so that its features may be kept."""
         return (name, direction) in self._parts
 
-    @torch.no_grad()
-    def features(self, media: list[Media], *, direction: Direction) -> list[Tensor]:
-        """Features of items of one modality: [tokens width] each for `in`, a latent each for `out`."""
-        name = media[0].modality
-        keys = [(name, direction, item.content.digest) for item in media]
-        for key, item in zip(keys, media, strict=True):
-            if key in self.entries:
-                continue
-            # Each item alone: in a stack its last bits would depend on its neighbours, and a resumed run, which fills
-            # its cache in other groups, would not be the uninterrupted one.
-            if direction is Direction.IN:
-                encoder = self.model.reader(name).encoder
-                value = encoder(encoder.preprocess(item)[None].to(self.model.device)).values
-            else:
-                decoder = self.model.maker(name).decoder
-                value = decoder.encode(decoder.preprocess(item)[None].to(self.model.device))[0]
-            self.entries[key] = value.to("cpu", torch.float16).contiguous()
-            if direction is Direction.IN:
-                self._count_unsaved(name)
-        return [self.entries[key].float() for key in keys]
+    def holds(self, media: Media, direction: Direction) -> bool:
+        """Whether the features of an item are there already. Reads only, so it may be asked in forked workers."""
+        part = self._parts.get((media.modality, direction))
+        if part is None or media.payload is None:
+            return False
+        return part.opened.holds(media.payload.digest)
 
-    def _file(self, name: str) -> Path | None:
-        """Where the features of a published encoder are kept."""
-        signature = self.model.reader(name).encoder.signature
-        if not signature:
-            return None
-        return zoo.cache_root() / "features" / f"{hashlib.sha256(signature.encode()).hexdigest()[:24]}.safetensors"
+    def features(
+        self, media: Sequence[Media], *, direction: Direction, values: Sequence[Tensor | None] | None = None
+    ) -> list[Tensor]:
+        """Features of items of one modality, on the CPU: [tokens width] each for `in`, [*latent] each for `out`.
 
-    def _count_unsaved(self, name: str) -> None:
-        file = self._file(name)
-        self._unsaved[name] = self._unsaved.get(name, 0) + 1
-        if file is None or self._unsaved[name] < SAVE_EVERY:
-            return
-        self._unsaved[name] = 0
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}.writing")
-        known = self.entries.items()
-        save_file({key[2]: value for key, value in known if key[:2] == (name, Direction.IN)}, temporary)
-        temporary.replace(file)
+        `values` are items that were preprocessed elsewhere (in a worker); None for those that were not.
+        Raises ValueError for a side that is trained or random, and for a picture that cannot be decoded.
+        """
+        if not media:
+            return []
+        part = self._covered(media[0].modality, direction)
+        store = part.store(self.open_store)
+        found: list[Tensor] = []
+        for item, preprocessed in zip(media, values or [None] * len(media), strict=True):
+            key = _digest(item)
+            value = store.get(key)
+            if value is None:
+                value = part.compute(item, preprocessed=preprocessed, device=self.model.device)
+                store.put(key, value)
+            found.append(value)
+        return found
+
+    def require(self, name: str, direction: Direction) -> None:
+        """Raise ValueError where that side cannot be cached, with the reason."""
+        self._covered(name, direction)
+
+    def _covered(self, name: str, direction: Direction) -> FrozenPart:
+        part = self._parts.get((name, direction))
+        if part is not None:
+            return part
+        what = "encoder" if direction is Direction.IN else "autoencoder"
+        if (name, direction) in self._random:
+            raise ValueError(
+                f"the {what} of `{name}` has a random transform, so cached features would repeat one draw of it\n"
+                "hint: make it a function of the picture, vary the documents instead, or use packed batches"
+            )
+        raise ValueError(
+            f"the {what} of `{name}` is trained in this stage, so its features cannot be cached\n"
+            f"hint: leave the {what} out of the trainable parts, or use packed batches"
+        )
 
 
-def _sides(modality: Modality) -> list[tuple[Direction, nn.Module | None]]:
+def _digest(media: Media) -> str:
+    return media.payload.digest if media.payload is not None else media.content.digest
+
+
+def _sides(name: str, modality: Modality) -> list[FrozenPart]:
     """What computes features in each direction."""
-    return [
-        (Direction.IN, modality.encoder),
-        (Direction.OUT, getattr(modality.decoder, "autoencoder", modality.decoder)),
-    ]
+    sides = []
+    if modality.encoder is not None:
+        sides.append(FrozenPart(name, Direction.IN, modality.encoder, modality.encoder))
+    if modality.decoder is not None:
+        part = getattr(modality.decoder, "autoencoder", modality.decoder)
+        sides.append(FrozenPart(name, Direction.OUT, modality.decoder, part))
+    return sides

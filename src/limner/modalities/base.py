@@ -15,8 +15,8 @@ A decoder turns hidden states at an out-span into a picture. `encode` is its fro
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -29,10 +29,16 @@ from limner.modalities.guidance import Guidance
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A sum and its count, kept apart so that the mean is the same for any packing, accumulation, number of ranks."""
+    """A sum and its count, kept apart so that the mean is the same for any packing, accumulation, number of ranks.
+
+    by_source: the same of each source of documents, detached, for the metrics; empty where nobody named sources.
+    per_item:  what a decoder's sum consists of, item by item, detached; None where it does not say.
+    """
 
     sum: Float[Tensor, ""]
     count: Float[Tensor, ""]
+    by_source: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    per_item: Float[Tensor, " items"] | None = None
 
     @property
     def mean(self) -> Float[Tensor, ""]:
@@ -67,6 +73,8 @@ class Encoder(nn.Module, ABC):
 
     width: int
     source: str = ""
+    is_random: bool = False
+    """Whether `preprocess` or `forward` gives something else at every call; then its features are never cached."""
 
     @property
     def signature(self) -> str:
@@ -101,6 +109,8 @@ class Decoder(nn.Module, ABC):
 
     condition_width: int
     target_size: tuple[int, int]
+    is_random: bool = False
+    """Whether `preprocess` or `encode` gives something else at every call; then what it gives is never cached."""
 
     @abstractmethod
     def preprocess(self, media: Media) -> Float[Tensor, "3 height width_px"]:
@@ -108,7 +118,8 @@ class Decoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, pixels: Float[Tensor, "items 3 height width_px"]) -> Float[Tensor, "items *latent"]:
-        """Target pictures in the space where the loss lives. Deterministic, without gradients, cacheable."""
+        """Target pictures in the space where the loss lives, or moments of a distribution there, from which `loss`
+        draws. Deterministic (unless `is_random`), without gradients, cacheable."""
 
     @abstractmethod
     def loss(
@@ -118,7 +129,10 @@ class Decoder(nn.Module, ABC):
         *,
         generators: Sequence[torch.Generator],
     ) -> LossTerm:
-        """The generative loss of `latents` given `condition`. One CPU generator per item."""
+        """The generative loss of `latents` given `condition`. One CPU generator per item.
+
+        `latents` is what `encode` gave: of moments, a latent per item is drawn from its generator.
+        """
 
     @abstractmethod
     def sample(

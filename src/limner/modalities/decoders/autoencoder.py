@@ -1,15 +1,16 @@
-"""A small picture autoencoder: the latent space that a generator trained from scratch works in.
+"""Autoencoders: the protocol, and the small one whose latent space a generator trained from scratch works in.
 
-Owns the way pixels -> latents -> pixels over diffusers' `AutoencoderDC`, and the scale of the
-latents. Assumes square pictures of one size, RGB in [-1, 1]. Pixels are first folded into channels
-(`pixel_unshuffle`), because a convolution at full resolution is where a CPU would spend nearly all
-of its time.
+Owns `Autoencoder` (what is cached of a picture, what is drawn anew at every step), the way pixels -> latents -> pixels
+over diffusers' `AutoencoderDC`, and the scale of the latents. Assumes square pictures of one size, RGB in [-1, 1].
+Pixels are first folded into channels (`pixel_unshuffle`), because a convolution at full resolution is where a CPU would
+spend nearly all of its time.
 
 Data flow: pixels -> fold -> AutoencoderDC encoder -> bounded latents -> (x - mean) / std -> latents
 of unit variance, and back. The loss adds noise to the latents: a generator's small errors then
 decode to nearly the same picture.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +25,40 @@ LATENT_BOUND = 3.0
 """Latents before scaling lie in (-3, 3): unbounded, the encoder would outgrow the loss's noise."""
 
 
-class PictureAutoencoder(nn.Module):
+class Autoencoder(nn.Module, ABC):
+    """Pictures of `size` x `size` pixels <-> latents of `latent_shape` (channels, h, w).
+
+    `encode` is a function of the picture, so a feature cache may keep what it gives. What is random comes after it, in
+    `draw`, which a decoder's loss calls at every step with the generator of (seed, step, item): a variational
+    autoencoder encodes to moments and draws latents from them; any other encodes to latents and draws nothing.
+    """
+
+    size: int
+    latent_shape: tuple[int, int, int]
+
+    @abstractmethod
+    def encode(
+        self, pixels: Float[Tensor, "items 3 height width_px"]
+    ) -> Float[Tensor, "items encoded latent_height latent_width"]:
+        """What is cached of pictures, RGB in [-1, 1]; deterministic."""
+
+    def draw(
+        self,
+        encoded: Float[Tensor, "items encoded latent_height latent_width"],
+        *,
+        generators: Sequence[torch.Generator],
+    ) -> Float[Tensor, "items channels latent_height latent_width"]:
+        """Latents from what `encode` gave, one CPU generator per item. Here: the same, nothing is drawn."""
+        return encoded
+
+    @abstractmethod
+    def decode(
+        self, latents: Float[Tensor, "items channels latent_height latent_width"]
+    ) -> Float[Tensor, "items 3 height width_px"]:
+        """Pictures, RGB in [-1, 1], of latents."""
+
+
+class PictureAutoencoder(Autoencoder):
     """Pictures [items 3 size size] <-> latents [items latent_channels h w].
 
     Latents have zero mean and unit variance per channel.

@@ -1,7 +1,7 @@
 """Rectified flow in the latent space of a small autoencoder: hidden states -> picture.
 
 Owns the flow-matching loss and the sampler over diffusers' `PixArtTransformer2DModel` and
-`FlowMatchEulerDiscreteScheduler`. Assumes a trained, calibrated `PictureAutoencoder` (frozen here)
+`FlowMatchEulerDiscreteScheduler`. Assumes a trained, calibrated `Autoencoder` (frozen here)
 and a condition that a projector brought to `condition_width`. The transformer reads the condition
 by cross-attention at every block.
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from limner.document.document import Media
 from limner.modalities.base import Decoder, LossTerm
-from limner.modalities.decoders.autoencoder import PictureAutoencoder
+from limner.modalities.decoders.autoencoder import Autoencoder
 from limner.modalities.guidance import Guidance
 
 TIME_SCALE = 1000.0
@@ -53,7 +53,7 @@ class FlowDecoder(Decoder):
 
     def __init__(
         self,
-        autoencoder: PictureAutoencoder,
+        autoencoder: Autoencoder,
         *,
         condition_width: int = 256,
         width: int = 256,
@@ -111,23 +111,26 @@ class FlowDecoder(Decoder):
     @torch.no_grad()
     def encode(
         self, pixels: Float[Tensor, "items 3 height width_px"]
-    ) -> Float[Tensor, "items channels latent_height latent_width"]:
-        """Latents of unit variance."""
+    ) -> Float[Tensor, "items encoded latent_height latent_width"]:
+        """What the autoencoder gives: latents of unit variance, or moments that they are drawn from."""
         return self.autoencoder.encode(pixels)
 
     def loss(
         self,
         condition: Float[Tensor, "items queries width"],
-        latents: Float[Tensor, "items channels latent_height latent_width"],
+        latents: Float[Tensor, "items encoded latent_height latent_width"],
         *,
         generators: Sequence[torch.Generator],
     ) -> LossTerm:
         """Squared error of the velocity: `|v(x_t, t, c) - (noise - x_0)|^2`.
 
+        `latents` is what `encode` gave; of moments, one x_0 per item is drawn from its generator.
+
         Here `x_t = (1 - t) x_0 + t noise` (Liu et al. 2022, eq. 1, with time reversed).
         Mean over a latent's elements, summed over items and draws; the count is items x draws.
         """
         self._check(condition, len(generators))
+        latents = self.autoencoder.draw(latents, generators=generators)
         drawn = [self._draw(generator) for generator in generators]
         times = torch.cat([times for times, _ in drawn]).to(latents)
         noise = torch.cat([noise for _, noise in drawn]).to(latents)
@@ -136,7 +139,8 @@ class FlowDecoder(Decoder):
         noisy = (1.0 - weight) * clean + weight * noise
         velocity = self._velocity(noisy, times, condition.repeat_interleave(self.draws_per_item, dim=0))
         per_draw = (velocity.float() - (noise - clean).float()).square().mean(dim=(1, 2, 3))
-        return LossTerm(per_draw.sum(), per_draw.new_tensor(float(len(per_draw))))
+        per_item = per_draw.detach().unflatten(0, (-1, self.draws_per_item)).sum(dim=1)
+        return LossTerm(per_draw.sum(), per_draw.new_tensor(float(len(per_draw))), per_item=per_item)
 
     @torch.no_grad()
     def sample(

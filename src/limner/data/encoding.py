@@ -1,0 +1,65 @@
+"""Encoding ahead: the feature cache filled for a mixture's documents, without training anything.
+
+Goes through every source once, in order. What is held already costs a look into the cache, so an encoding that was
+broken off goes on where it was; several processes share the documents and find what the others have written.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+
+from limner.data.features import FeatureCache
+from limner.data.mixture import Source
+from limner.document.document import Direction, Document, Media
+
+logger = logging.getLogger(__name__)
+
+
+def encode_documents(
+    sources: Mapping[str, Source],
+    *,
+    cache: FeatureCache,
+    left_out: Collection[tuple[str, Direction]] = (),
+    part: int = 0,
+    num_parts: int = 1,
+    on_document: Callable[[], None] | None = None,
+) -> Counter[str]:
+    """Compute what the cache covers and does not hold, for every `num_parts`-th document from `part` on.
+
+    `left_out` are (modality, direction) that are not computed although they are covered.
+
+    Returns counts: "encoded <modality> <direction>", "held <modality> <direction>" of items, "skipped" documents
+    (unreadable, or with a picture that cannot be decoded; each is named in the log).
+    """
+    counts: Counter[str] = Counter()
+    for name, source in sources.items():
+        for index in range(part, len(source), num_parts):
+            try:
+                for item, direction in _items(source[index], cache, left_out):
+                    counts[f"{_known_or_encoded(item, direction, cache)} {item.modality} {direction}"] += 1
+            except ValueError as error:
+                counts["skipped"] += 1
+                logger.warning("skipped %s/%d: %s", name, index, str(error).splitlines()[0])
+            if on_document is not None:
+                on_document()
+    return counts
+
+
+def _items(
+    document: Document, cache: FeatureCache, left_out: Collection[tuple[str, Direction]]
+) -> list[tuple[Media, Direction]]:
+    return [
+        (media, direction)
+        for message, media in document.media()
+        for direction in message.directions(media)
+        if cache.covers(media.modality, direction)
+        and (media.modality, direction) not in left_out
+        and media.payload is not None
+    ]
+
+
+def _known_or_encoded(media: Media, direction: Direction, cache: FeatureCache) -> str:
+    if cache.holds(media, direction):
+        return "held"
+    cache.features([media], direction=direction)
+    return "encoded"
