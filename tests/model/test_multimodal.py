@@ -1,5 +1,7 @@
 """The join: text loss as in transformers, zero gradients of absent modalities, keyed noise."""
 
+import dataclasses
+
 import pytest
 import torch
 from tiny import backward, documents, picture, tiny_model
@@ -90,19 +92,43 @@ def test_cached_features_give_what_fresh_ones_do(model) -> None:
         assert float(after[name].sum) == pytest.approx(float(term.sum), rel=2e-3)
 
 
-def test_a_chunked_loss_is_the_loss(model, monkeypatch) -> None:
-    batch = Collator(model)([[model.render(document) for document in documents()]])
-    with torch.no_grad():
-        whole = model(batch, noise_key=(0,))["text"].sum
-        monkeypatch.setattr("limner.model.losses.CHUNK", 3)
-        assert float(model(batch, noise_key=(0,))["text"].sum) == pytest.approx(float(whole), rel=1e-6)
-
-
 def test_a_batch_without_targets_has_an_empty_text_term(model) -> None:
     batch = Collator(model)([[model.render(Document.chat([("user", "hello")]))]])
     with torch.no_grad():
         term = model(batch, noise_key=(0,))["text"]
     assert (float(term.sum), float(term.count), float(term.mean)) == (0.0, 0.0, 0.0)
+
+
+def test_a_batch_without_targets_goes_backward_through_the_language_model_too(model) -> None:
+    batch = Collator(model)([[model.render(Document.chat([("user", "hello")]))]])
+    model(batch, noise_key=(0,))["text"].sum.backward()
+    assert all(parameter.grad is not None for parameter in model.backbone.parameters())
+
+
+def test_terms_tell_their_sources_apart(model) -> None:
+    keys = ("chats/0/0", "pages/0/0", "pages/1/0", "odd/name/3/1")
+    rendered = [model.render(document, key=key) for document, key in zip(documents(), keys, strict=True)]
+    batch = Collator(model)([rendered[:2], rendered[2:]])
+    names = ("chats", "pages", "never drawn", "odd/name")
+    ids = torch.full_like(batch.ids, -1)
+    for row, column in torch.nonzero(batch.documents):
+        key = (keys[:2], keys[2:])[row][batch.documents[row, column] - 1]
+        ids[row, column] = names.index(key.rsplit("/", 2)[0])
+    batch = dataclasses.replace(batch, sources=names, source_ids=ids)
+    with torch.no_grad():
+        terms = model(batch, noise_key=(0,))
+        for key, sequence in zip(keys, rendered, strict=True):
+            if key.startswith("pages"):
+                continue
+            alone = model(Collator(model)([[sequence]]), noise_key=(0,))
+            for term, other in ((terms[name], alone[name]) for name in ("text", "image")):
+                total, count = term.by_source[key.rsplit("/", 2)[0]]
+                assert float(total) == pytest.approx(float(other.sum), rel=1e-5)
+                assert float(count) == float(other.count)
+    for term in terms.values():
+        assert float(sum(total for total, _ in term.by_source.values())) == pytest.approx(float(term.sum), rel=1e-5)
+        assert float(sum(count for _, count in term.by_source.values())) == float(term.count)
+        assert tuple(map(float, term.by_source["never drawn"])) == (0.0, 0.0)
 
 
 def test_an_unknown_modality_is_refused_with_what_there_is(model) -> None:

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limner.backbone.lora import LoraSpec, add_lora
+from limner.backbone.attention import Segments, packed_causal_mask, serve_segments
+from limner.backbone.lora import LoraSpec, add_lora, loading_options
 
 
 class Backbone(nn.Module):
@@ -28,6 +29,7 @@ class Backbone(nn.Module):
         self.language_model = language_model
         config = language_model.config.get_text_config()
         _check_layers(config)
+        self.segmented = serve_segments(language_model)
         self.logit_factor = _logit_factor(config)
         self.logit_cap = getattr(config, "final_logit_softcapping", None)
         if lora is not None:
@@ -57,7 +59,8 @@ class Backbone(nn.Module):
             return Backbone(shapes, num_added=num_added, lora=lora)
 
         # transformers' own choice of attention: sdpa, but eager for families with more between scores and softmax.
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype)
+        options = loading_options(lora, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, **options)
         return Backbone(model, num_added=num_added, lora=lora)
 
     @staticmethod
@@ -100,10 +103,10 @@ class Backbone(nn.Module):
         embeddings: Float[Tensor, "batch seq d_model"],
         *,
         positions: Int[Tensor, "batch seq"],
-        mask: Float[Tensor, "batch 1 seq keys"],
+        mask: Float[Tensor, "batch 1 seq keys"] | Int[Tensor, "1 1 longest bounds"],
         cache: Any = None,
     ) -> Float[Tensor, "batch seq d_model"]:
-        """Hidden states after the final norm. `mask` is additive, `cache` a `CacheStep`."""
+        """Hidden states after the final norm. `mask` is additive or that of `Segments`, `cache` a `CacheStep`."""
         decoder = self.language_model.get_decoder()
         return decoder(
             inputs_embeds=embeddings,
@@ -112,6 +115,36 @@ class Backbone(nn.Module):
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state
+
+    def packed_hidden_states(
+        self,
+        embeddings: Float[Tensor, "batch seq d_model"],
+        *,
+        positions: Int[Tensor, "batch seq"],
+        documents: Int[Tensor, "batch seq"],
+    ) -> Float[Tensor, "batch seq d_model"]:
+        """Hidden states after the final norm of rows that several documents share (0 is padding).
+
+        No document sees another. By segments, the language model runs over the tokens alone and padding is 0.
+        """
+        if not self.segmented:
+            mask = packed_causal_mask(documents, dtype=self.dtype)
+            return self.hidden_states(embeddings, positions=positions, mask=mask)
+        segments = Segments.of(documents)
+        if not len(segments.slots):
+            return embeddings * 0.0
+        flat = embeddings.flatten(0, 1)
+        found = self.hidden_states(
+            flat[segments.slots][None], positions=positions.flatten()[segments.slots][None], mask=segments.as_mask()
+        )[0]
+        return found.new_zeros(flat.shape).index_copy(0, segments.slots, found).view_as(embeddings)
+
+    @property
+    def output_parameters(self) -> list[nn.Parameter]:
+        """Trainable parameters that `logits` reads."""
+        added = self.added_input if self.added_output is None else self.added_output
+        found = [*self.language_model.get_output_embeddings().parameters(), added]
+        return [parameter for parameter in found if parameter.requires_grad]
 
     def logits(self, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
         """Scores over the old and the added vocabulary, in float32."""

@@ -59,13 +59,15 @@ def save_checkpoint(
     description: Any,
     meta: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write `path`, replacing what is there. `description` is the JSON of the call that builds the model.
 
-    `dtype` narrows floating-point tensors (float16 for shipping).
+    `dtype` narrows floating-point tensors (float16 for shipping). `state` is what `owned_state` would be, where the
+    model holds but shards of it.
     """
     components: dict[str, dict[str, Tensor]] = {}
-    for name, value in owned_state(model).items():
+    for name, value in (owned_state(model) if state is None else state).items():
         narrow = dtype is not None and value.is_floating_point()
         tensor = value.detach().to("cpu", dtype if narrow else value.dtype).contiguous().clone()
         components.setdefault(component_of(name), {})[name] = tensor

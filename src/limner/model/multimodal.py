@@ -7,18 +7,19 @@ Owns placing and reading spans. Knows no modality by name and no paper: a modali
 encoder is read.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from limner.backbone.attention import packed_causal_mask
 from limner.backbone.hf import Backbone
 from limner.document.document import Direction, Media
 from limner.modalities.base import Features, LossTerm, Maker, Modality, Reader
 from limner.modalities.noise import keyed_generator
-from limner.model.losses import text_loss
+from limner.model.anchor import anchor
+from limner.model.losses import sums_by_source, text_loss
 from limner.tokens.batch import Batch, SpanBatch
 from limner.tokens.render import Renderer
 from limner.tokens.template import Template
@@ -125,15 +126,12 @@ class MultimodalLM(nn.Module):
             else:
                 values = self.reader(name).input_projector(self.features(name, spans)).values
             flat = flat.index_copy(0, spans.slots, values.to(flat.dtype))
-        return flat.view_as(rows)
+        return flat.view_as(rows) + anchor(self._absent_readers(batch), device=self.device)
 
     def hidden_states(self, batch: Batch) -> Float[Tensor, "batch seq d_model"]:
         """Final-norm hidden states of a packed batch."""
-        return self.backbone.hidden_states(
-            self.embed(batch),
-            positions=batch.positions,
-            mask=packed_causal_mask(batch.documents, dtype=self.backbone.dtype),
-        )
+        rows = self.embed(batch)
+        return self.backbone.packed_hidden_states(rows, positions=batch.positions, documents=batch.documents)
 
     def forward(
         self,
@@ -151,18 +149,20 @@ class MultimodalLM(nn.Module):
         hidden = None
         if batch.ids.numel():
             hidden = self.hidden_states(batch)
-            text = text_loss(self.backbone, hidden, batch.labels)
-            terms[TEXT] = LossTerm(text.sum + self._absent_readers(batch), text.count)
+            text = text_loss(self.backbone, hidden, batch)
+            # A batch without targets goes backward through the model too.
+            terms[TEXT] = dataclasses.replace(text, sum=text.sum + anchor([], device=self.device, also=hidden))
         for name in self.modalities:
             maker = self.modality(name).maker
             if maker is None or (made is not None and name not in made):
                 continue
             spans = batch.spans.get((name, Direction.OUT))
             if spans is None:
-                zero = self._attached_zero(maker)
+                zero = anchor(maker, device=self.device, also=hidden)
                 terms[name] = LossTerm(zero, torch.zeros((), device=self.device))
             else:
-                terms[name] = self._creation_loss(name, spans, hidden, noise_key=noise_key)
+                term = self._creation_loss(name, spans, hidden, noise_key=noise_key)
+                terms[name] = _with_sources(term, spans.keys, names=batch.sources)
         return terms
 
     def out_hidden(
@@ -183,25 +183,26 @@ class MultimodalLM(nn.Module):
         generators = [keyed_generator(*noise_key, key) for key in spans.keys]
         return decoder.loss(self.condition(name, states), latents, generators=generators)
 
-    def _absent_readers(self, batch: Batch) -> Tensor:
-        """Zero, attached to the input side of every modality that this batch does not read."""
-        absent = [
+    def _absent_readers(self, batch: Batch) -> list[nn.Module]:
+        """The input side of every modality that this batch does not read."""
+        return [
             part
             for name in self.modalities
             if (name, Direction.IN) not in batch.spans
             for part in self.modality(name).reader or ()
         ]
-        return self._attached_zero(absent)
 
-    def _attached_zero(self, parts: Iterable[nn.Module]) -> Tensor:
-        """Zero, but attached to the trainable parameters of `parts`.
 
-        Contract: this is the only place where an absent modality is handled. Every rank then runs the same gradient
-        reductions whatever its batch holds, and the parameters get a zero gradient instead of none.
-        """
-        zero = torch.zeros((), device=self.device)
-        for part in parts:
-            for parameter in part.parameters():
-                if parameter.requires_grad:
-                    zero = zero + 0.0 * parameter.float().sum()
-        return zero
+def _with_sources(term: LossTerm, keys: tuple[str, ...], *, names: tuple[str, ...]) -> LossTerm:
+    """The term of made items, told apart by the source that each item's key ("<source>/<index>/<epoch>:<item>") names.
+
+    `names` may be empty: then those that the keys name. A term whose decoder does not tell its items apart stays.
+    """
+    found = [key.rsplit("/", 2)[0] if key.count("/") > 1 else "" for key in keys]
+    names = names or tuple(sorted({*found} - {""}))
+    if term.per_item is None or not names:
+        return term
+    ids = torch.tensor([names.index(name) if name in names else -1 for name in found], device=term.per_item.device)
+    draws = term.count / len(keys)  # per item; a decoder may have several
+    sums = sums_by_source(term.per_item, ids, names=names)
+    return dataclasses.replace(term, by_source={name: (total, count * draws) for name, (total, count) in sums.items()})
