@@ -14,7 +14,7 @@ from limner.cli import main as edge
 OPTIONS = {
     "": ["--debug", "--help", "--version", "-h"],
     "chat": [
-        "--guidance-scale", "--help", "--max-new-tokens", "--output", "--pictures", "--seed",
+        "--device", "--guidance-scale", "--help", "--max-new-tokens", "--output", "--pictures", "--seed",
         "--steps", "--temperature", "--top-p", "-h", "MODEL",
     ],
     "config": ["--help", "-h"],
@@ -23,16 +23,25 @@ OPTIONS = {
     "data": ["--help", "-h"],
     "data build": ["--help", "-h"],
     "data build emoji": ["--help", "--output", "--size", "--source", "-h"],
-    "data show": ["--help", "--limit", "-h", "PATH"],
-    "demo": ["--help", "--model", "--output", "--prompt", "-h"],
+    "data encode": [
+        "--device", "--help", "--processes", "--run", "--stage", "-h", "CONFIG", "[KEY=VALUE]...",
+    ],
+    "data index": ["--help", "-h", "PATH..."],
+    "data list": ["--help", "-h"],
+    "data preview": ["--help", "--output", "--rows", "--stage", "-h", "CONFIG", "[KEY=VALUE]..."],
+    "data show": ["--help", "--limit", "-h", "WHAT"],
+    "demo": ["--device", "--help", "--model", "--output", "--prompt", "-h"],
     "doctor": ["--help", "--network", "-h"],
     "export": ["--help", "-h", "CHECKPOINT", "DIR", "[KEY=VALUE]..."],
     "generate": [
-        "--guidance-scale", "--help", "--image", "--max-new-tokens", "--output", "--pictures",
+        "--device", "--guidance-scale", "--help", "--image", "--max-new-tokens", "--output", "--pictures",
         "--prompt", "--seed", "--steps", "--temperature", "--top-p", "-h", "MODEL",
     ],
     "models": ["--help", "-h"],
-    "train": ["--dry-run", "--help", "--output", "-h", "CONFIG", "[KEY=VALUE]..."],
+    "train": [
+        "--activation-checkpointing", "--allow-changes", "--compile", "--device", "--dry-run", "--help", "--output",
+        "--parallel", "--profile", "--profiler", "--resume", "--workers", "-h", "CONFIG", "[KEY=VALUE]...",
+    ],
 }  # fmt: skip
 
 

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 from pathlib import Path
 
 import PIL.Image
@@ -70,6 +72,37 @@ def test_a_recipe_is_run_sampled_and_can_be_run_again(limner, recipe, tmp_path, 
     changed = limner("train", recipe, "stages.0.num_steps=3", "--output", "run")
     assert changed.code == 1
     assert "another recipe" in changed.err
+    assert changed.err.endswith("\n  stage.num_steps: 2 -> 3\n")
+    never = limner("train", recipe, "--output", "run", "--resume", "never")
+    assert (never.code, never.err.splitlines()[0][:29]) == (1, "error: `run` holds a run alre")
+    accepted = limner("train", recipe, "stages.0.num_steps=3", "--output", "run", "--allow-changes")
+    assert accepted.code == 0
+    assert "stays as it was run" in accepted.err
+
+
+def test_a_signal_ends_the_run_with_its_code_and_one_line(limner, recipe, tmp_path, monkeypatch):
+    from limner.cli import samples
+
+    monkeypatch.setattr(samples, "write_samples", lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = limner("train", recipe, "stages.0.sample_every=1", "--output", "run")
+    assert (stopped.code, stopped.out) == (143, "")
+    assert stopped.err.splitlines()[-1].startswith(
+        "stopped by SIGTERM after step 1 of 2 of stage `all`; saved in run/all"
+    )
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(samples, "write_samples", lambda *arguments: None)
+    resumed = limner("train", recipe, "stages.0.sample_every=1", "--output", "run", "--resume", "required")
+    assert (resumed.code, resumed.out) == (0, "run/all/checkpoint\n")
+    assert "goes on at step 1" in resumed.err
+
+
+def test_steps_can_be_profiled(limner, recipe, tmp_path):
+    result = limner(
+        "train", recipe, "stages.0.sample_every=0", "--output", "run", "--profile", "1:2", "--device", "cpu"
+    )
+    assert result.code == 0
+    assert "Self CPU" in (tmp_path / "run" / "all" / "profile" / "operators.txt").read_text()
 
 
 def test_a_dry_run_prints_the_recipe_and_writes_nothing(limner, recipe, tmp_path):
@@ -89,6 +122,9 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(limner, recipe, tmp_path
         (["recipe.py", "seed", "--output", "run"], 1, "error: "),
         (["recipe.py:modell", "--output", "run"], 1, "error: recipe.py has no function `modell`"),
         (["recipe.py:model", "--output", "run"], 1, "error: `recipe.py:model` describes a scratch"),
+        (["recipe.py", "--output", "run", "--profile", "5"], 1, "error: --profile is `5`; expected FIRST:END"),
+        (["recipe.py", "--output", "run", "--profile", "5:5"], 1, "error: cannot profile steps 5:5"),
+        (["recipe.py", "--output", "run", "--resume", "required"], 1, "error: `run` holds no run of this plan"),
         (["recipe.py"], 2, "error: Invalid value: --output is missing"),
         (["recipe.py", "--output", "recipe.py"], 1, "error: cannot write to the directory"),
     ],

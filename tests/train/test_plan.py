@@ -1,5 +1,6 @@
 """Plans end to end: stages hand over, a resumed run is the uninterrupted one, errors are early."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import torch
 from tiny import model_call
 
 from limner.config.call import build, call
+from limner.config.overrides import apply_overrides
 from limner.model.checkpoint import load_checkpoint, read_components, read_index
 from limner.train.plan import run_plan
-from limner.train.stage import Trainable
+from limner.train.stage import Evaluation, Trainable
+from limner.train.state import StateStore
 
 
 def _state(path: Path) -> dict[str, torch.Tensor]:
@@ -27,7 +30,9 @@ def _start() -> dict[str, torch.Tensor]:
 
 def _metrics(directory: Path) -> list[dict]:
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if not key.startswith(("seconds", "per_second"))} for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +49,7 @@ def test_two_stages_run_and_leave_what_they_promise(finished: Path) -> None:
         "metrics.jsonl",
         "trainable.json",
     }
-    assert not (finished / "together" / "state.pt").exists()
+    assert not (finished / "together" / "state").exists()
     lines = _metrics(finished / "together")
     assert [line["step"] for line in lines] == list(range(6))
     assert {"loss", "loss/text", "loss/image", "gradient_norm", "tokens"} <= set(lines[0])
@@ -55,6 +60,15 @@ def test_two_stages_run_and_leave_what_they_promise(finished: Path) -> None:
     table = json.loads((finished / "together" / "trainable.json").read_text())
     assert table["trainable"][0]["glob"] == "modalities.image.decoder.transformer.*"
     assert all(row["parameters"] > 0 for row in table["trainable"])
+    components = table["components"]
+    assert components["image.encoder"] == {
+        "parameters": components["image.encoder"]["parameters"], "trainable": 0, "learning_rates": []
+    }  # fmt: skip
+    assert components["backbone"]["trainable"] == components["backbone"]["parameters"]
+    assert sum(row["trainable"] for row in components.values()) == sum(row["parameters"] for row in table["trainable"])
+    origins = json.loads((finished / "together" / "start.json").read_text())
+    assert set(origins.values()) == {"stage pictures"}
+    assert set(json.loads((finished / "pictures" / "start.json").read_text()).values()) == {"as built"}
 
 
 def test_a_stage_starts_from_the_one_before_and_keeps_what_it_does_not_train(
@@ -94,7 +108,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(finished: Path, tmp_p
 
     with pytest.raises(_Killed):
         run_plan(recipe, output=tmp_path, on_sample=kill)
-    assert (tmp_path / "together" / "state.pt").exists()
+    assert StateStore(tmp_path / "together").steps()
     run_plan(recipe, output=tmp_path)
     assert _metrics(tmp_path / "together") == _metrics(finished / "together")
     whole, resumed = (_state(path / "together" / "checkpoint") for path in (finished, tmp_path))
@@ -115,8 +129,91 @@ def test_a_finished_plan_is_not_run_again(finished: Path) -> None:
 def test_a_changed_recipe_in_the_same_directory_is_refused(finished: Path) -> None:
     with pytest.raises(ValueError, match=r"another recipe.*\nhint: "):
         run_plan(plans.plan(plans.reconstruction(num_steps=4), plans.together()), output=finished)
-    with pytest.raises(ValueError, match=r"another recipe.*\nhint: "):
+    with pytest.raises(ValueError, match=r"another recipe.*\nhint: .*\n  seed: 0 -> 1"):
         run_plan(plans.plan(plans.reconstruction(), plans.together(), seed=1), output=finished)
+    assert json.loads((finished / "plan.json").read_text())["seed"] == 0
+
+
+def test_a_changed_model_in_the_same_directory_is_refused_with_its_changes(finished: Path) -> None:
+    recipe = apply_overrides(plans.plan(plans.reconstruction(), plans.together()), ["model.num_queries=4"])
+    with pytest.raises(
+        ValueError, match=r"another recipe or model: 1 changed.*\nhint: .*\n  model.num_queries: 3 -> 4"
+    ):
+        run_plan(recipe, output=finished)
+
+
+def test_an_allowed_change_goes_on_from_the_saved_state(tmp_path: Path) -> None:
+    def kill(model: object, at: Path, step: int) -> None:
+        if step == 3:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        run_plan(plans.plan(plans.together()), output=tmp_path, on_sample=kill)
+    longer = apply_overrides(
+        plans.plan(plans.together()), ["stages.0.num_steps=8", "stages.0.trainable.2.learning_rate=0"]
+    )
+    run_plan(longer, output=tmp_path, allow_changes=True)
+    assert [line["step"] for line in _metrics(tmp_path / "together")] == list(range(8))
+    assert len((tmp_path / "together" / "changes.txt").read_text().splitlines()) == 2
+    # Finished now: a further change is named, and nothing is run.
+    run_plan(plans.plan(plans.together(num_steps=9)), output=tmp_path, allow_changes=True)
+    assert len(_metrics(tmp_path / "together")) == 8
+
+
+def test_resume_may_be_forbidden_or_demanded(finished: Path, tmp_path: Path) -> None:
+    recipe = plans.plan(plans.reconstruction(num_steps=1))
+    with pytest.raises(ValueError, match=r"holds no run .*\nhint: "):
+        run_plan(recipe, output=tmp_path / "new", resume="required")
+    assert not (tmp_path / "new").exists()
+    run_plan(recipe, output=tmp_path / "new", resume="never")
+    with pytest.raises(ValueError, match=r"holds a run already .*\nhint: "):
+        run_plan(recipe, output=tmp_path / "new", resume="never")
+    assert run_plan(recipe, output=tmp_path / "new", resume="required")
+
+
+def test_the_weights_with_the_lowest_held_out_loss_are_kept(tmp_path: Path) -> None:
+    evaluation = call(Evaluation, mixture=plans.mixture(seed=5), every=1, num_batches=2)
+    # So fast that it gets worse soon.
+    wild = [call(Trainable, glob="backbone.*", learning_rate=0.2)]
+    stage = plans.together(evaluation=evaluation, ema_decay=None, trainable=wild, sample_every=0)
+    last = run_plan(plans.plan(stage), output=tmp_path)
+    losses = [line["evaluation/loss"] for line in _metrics(tmp_path / "together")]
+    meta = read_index(tmp_path / "together" / "best")["meta"]
+    assert meta["held_out_loss"] == min(losses)
+    assert meta["step"] == losses.index(min(losses)) + 1 < len(losses)
+    assert load_checkpoint(tmp_path / "together" / "best")
+    assert read_index(last)["meta"]["stage"] == "together"
+
+
+@pytest.mark.parametrize("what", ["state", "checkpoint"])
+def test_a_full_disk_ends_in_one_line_and_the_last_good_state_goes_on(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    from limner.model import checkpoint
+    from limner.train import state
+
+    recipe = plans.plan(plans.reconstruction(), plans.together())
+    commits = 0
+
+    def full(*arguments: object, **settings: object) -> None:
+        nonlocal commits
+        commits += 1
+        if commits > limit:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments, **settings)
+
+    owner, name, limit = (state, "_commit", 1) if what == "state" else (checkpoint, "save_file", 8)
+    real = getattr(owner, name)
+    monkeypatch.setattr(owner, name, full)
+    with pytest.raises((ValueError, OSError), match="No space left on device"):
+        run_plan(recipe, output=tmp_path)
+    monkeypatch.undo()
+    assert commits > limit
+    assert StateStore(tmp_path / "together").steps() == ([2] if what == "state" else [2, 4])
+    run_plan(recipe, output=tmp_path)
+    assert _metrics(tmp_path / "together") == _metrics(finished / "together")
+    whole, resumed = (_state(path / "together" / "checkpoint") for path in (finished, tmp_path))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_components_come_from_the_stages_that_the_recipe_names(finished: Path, tmp_path: Path) -> None:

@@ -1,6 +1,10 @@
-"""One stage: accumulation changes nothing, schedules and averages do what their formulas say."""
+"""One stage: accumulation changes nothing, bad steps change nothing, a stop is saved, memory is traded exactly."""
 
+import json
 import math
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import plans
@@ -10,14 +14,39 @@ from tiny import tiny_model
 
 from limner.config.call import Call, build, call
 from limner.data.mixture import Mixture
-from limner.train.objectives import Multimodal, WordAlignment
-from limner.train.optim import MovingAverage, build_optimizer, set_learning_rate
-from limner.train.stage import Packed, Schedule, Stage, Trainable, select_trainable
+from limner.modalities.base import LossTerm
+from limner.model.multimodal import MultimodalLM
+from limner.tokens.batch import Batch
+from limner.train.execution import Execution, uses_bfloat16, widen
+from limner.train.interruption import Stopped
+from limner.train.objectives import Multimodal, NoiseKey, WordAlignment
+from limner.train.stage import Evaluation, Packed, Stage, Trainable
 from limner.train.trainer import Trainer
 
 
 def _stage(**changes) -> Stage:
     return build(plans.together(**({"num_steps": 1, "ema_decay": None, "sample_every": 0} | changes)))
+
+
+class Blown(Multimodal):
+    """The model's terms, but no numbers at some steps."""
+
+    steps: tuple[int, ...] = ()
+    """Class attribute: the steps (of the noise key) without a finite loss."""
+
+    def __call__(self, model: MultimodalLM, batch: Batch, *, noise_key: NoiseKey) -> dict[str, LossTerm]:
+        terms = super().__call__(model, batch, noise_key=noise_key)
+        if noise_key[2] not in self.steps:
+            return terms
+        return {name: LossTerm(term.sum * math.inf, term.count) for name, term in terms.items()}
+
+
+def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+
+
+def _lines(directory: Path) -> list[dict]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
 def _trained(directory: Path, **changes) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
@@ -106,7 +135,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_parameters(tmp_pat
     with torch.no_grad():
         model.backbone.added_input.fill_(math.nan)
     before = model.backbone.language_model.lm_head.weight.detach().clone()
-    with pytest.raises(ValueError, match=r"is nan at step 0.*\nhint: "):
+    with pytest.raises(ValueError, match=r"is nan at step 0.*no state was saved\nhint: "):
         trainer.run()
     assert torch.equal(model.backbone.language_model.lm_head.weight, before)
 
@@ -118,50 +147,187 @@ def test_a_published_part_is_not_trained_where_no_checkpoint_would_hold_it(tmp_p
         Trainer(model, stage=_stage(), directory=tmp_path, seed=0)
 
 
-def test_the_schedule_warms_up_and_falls_along_a_half_cosine() -> None:
-    schedule = Schedule(warmup_steps=4, final=0.1)
-    factors = [schedule.factor(step, 14) for step in range(14)]
-    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert factors[4] == 1.0
-    assert factors[9] == pytest.approx(0.1 + 0.9 * 0.5)
-    assert factors[4:] == sorted(factors[4:], reverse=True)
-    assert schedule.factor(14, 14) == pytest.approx(0.1)
-    assert Schedule().factor(0, 1) == 1.0
+def test_a_bad_step_is_skipped_counted_and_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Blown, "steps", (1, 2))
+    stage = _stage(objective=call(Blown), num_steps=4, ema_decay=0.9)
+    trainer = Trainer(tiny_model(), stage=stage, directory=tmp_path, seed=0)
+    seen: list[dict[str, torch.Tensor]] = []
+    step = trainer._step
+
+    def watched(number: int) -> dict[str, float]:
+        values = step(number)
+        moments = {f"{id(p)}.{k}": v.clone() for p, state in trainer.optimizer.state.items() for k, v in state.items()}
+        average = trainer.average
+        assert average is not None
+        seen.append(_weights(trainer) | moments | {f"average.{name}": v.clone() for name, v in average.values.items()})
+        return values
+
+    monkeypatch.setattr(trainer, "_step", watched)
+    trainer.run()
+    lines = _lines(tmp_path)
+    assert [line["skipped_steps"] for line in lines] == [0, 1, 2, 2]
+    assert [line["loss"] is None for line in lines] == [False, True, True, False]
+    assert all(torch.equal(seen[0][name], seen[2][name]) for name in seen[0])
+    assert any(not torch.equal(seen[2][name], seen[3][name]) for name in seen[0])
 
 
-def test_each_parameter_belongs_to_the_first_glob_that_matches() -> None:
+def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Blown, "steps", (0, 2, 3, 4))
+    stage = _stage(objective=call(Blown), num_steps=9, max_bad_steps=3, save_every=2)
+    trainer = Trainer(tiny_model(), stage=stage, directory=tmp_path, seed=0)
+    with pytest.raises(
+        ValueError, match=r"at step 4 .* 3 steps in a row; the state after step 4 is kept in .*\nhint: "
+    ):
+        trainer.run()
+    assert trainer.skipped_steps == 4
+
+
+def test_skips_are_counted_across_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Blown, "steps", (0, 1, 2))
+    stage = _stage(objective=call(Blown), num_steps=9, max_bad_steps=3, sample_every=1)
+    with pytest.raises(Stopped):
+        Trainer(
+            tiny_model(), stage=stage, directory=tmp_path, seed=0, on_sample=_asks_to_stop(signal.SIGTERM, at=2)
+        ).run()
+    with pytest.raises(ValueError, match=r"at step 2 .* 3 steps in a row"):
+        Trainer(tiny_model(), stage=stage, directory=tmp_path, seed=0).run()
+
+
+def _asks_to_stop(number: signal.Signals, *, at: int) -> Callable[[MultimodalLM, int], None]:
+    def on_sample(model: MultimodalLM, step: int) -> None:
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    return on_sample
+
+
+@pytest.mark.parametrize(("number", "code", "at"), [(signal.SIGTERM, 143, 3), (signal.SIGINT, 130, 5)])
+def test_a_signal_stops_after_a_saved_step_and_the_run_goes_on_bit_by_bit(
+    tmp_path: Path, number: signal.Signals, code: int, at: int
+) -> None:
+    stage = _stage(num_steps=5, ema_decay=0.9, sample_every=1)
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    whole = Trainer(tiny_model(), stage=stage, directory=tmp_path / "whole", seed=0)
+    whole.run()
+    stopped = Trainer(
+        tiny_model(), stage=stage, directory=tmp_path / "part", seed=0, on_sample=_asks_to_stop(number, at=at)
+    )
+    with pytest.raises(Stopped, match=rf"stopped by {number.name} after step {at} of 5 .*saved in") as stop:
+        stopped.run()
+    assert stop.value.exit_code == code
+    assert "\n" not in str(stop.value)
+    assert stopped.store.steps()[-1] == at
+    resumed = Trainer(tiny_model(), stage=stage, directory=tmp_path / "part", seed=0)
+    resumed.run()
+    expected, found = _weights(whole), _weights(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert handlers == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
+
+
+def test_activation_checkpointing_changes_no_gradient_even_behind_a_frozen_language_model(tmp_path: Path) -> None:
+    projector = call(Trainable, glob="modalities.image.input_projector.*", learning_rate=1e-3)
+    for name, trainable in (("all", plans.together().trainable), ("projector", [projector])):
+        calls: list[int] = []
+        found = []
+        for checkpointed in (False, True):
+            model = tiny_model()
+            execution = Execution(device=model.device, activation_checkpointing=checkpointed)
+            stage = _stage(trainable=trainable)
+            trainer = Trainer(model, stage=stage, directory=tmp_path / name, seed=0, execution=execution)
+            layer = model.backbone.language_model.model.layers[0]
+            layer.self_attn.register_forward_hook(lambda *arguments, kept=calls: kept.append(1))
+            calls.clear()
+            trainer.run()
+            found.append((len(calls), _weights(trainer)))
+        (once, expected), (twice, weights) = found
+        assert twice == 2 * once
+        assert all(torch.equal(expected[name], weights[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_alike(tmp_path: Path) -> None:
+    found = []
+    for backend in (None, "eager"):
+        model = tiny_model()
+        execution = Execution(device=model.device, compile_backend=backend)
+        trainer = Trainer(model, stage=_stage(), directory=tmp_path / str(backend), seed=0, execution=execution)
+        trainer.run()
+        found.append(_weights(trainer))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_16_bit_weights_are_trained_as_float32_masters_and_only_those(tmp_path: Path) -> None:
     model = tiny_model()
-    narrow = Trainable("modalities.image.queries.*", learning_rate=0.5)
-    wide = Trainable("modalities.image.*", learning_rate=0.1, weight_decay=0.2)
-    groups = select_trainable(model, [narrow, wide])
-    assert list(groups[narrow]) == ["modalities.image.queries.rows"]
-    assert "modalities.image.queries.rows" not in groups[wide]
-    assert not any(p.requires_grad for p in model.backbone.parameters())
-    optimizer = build_optimizer(groups, stage=_stage())
-    assert {(g["lr"], g["weight_decay"], g["params"][0].ndim >= 2) for g in optimizer.param_groups} == {
-        (0.5, 0.0, True), (0.1, 0.2, True), (0.1, 0.0, False)
-    }  # fmt: skip
-    set_learning_rate(optimizer, factor=0.5)
-    set_learning_rate(optimizer, factor=0.5)
-    assert optimizer.param_groups[0]["lr"] == 0.25
+    model.backbone.language_model.to(torch.bfloat16)
+    glob = "backbone.language_model.model.layers.1.*"
+    stage = _stage(trainable=[call(Trainable, glob=glob, learning_rate=1e-5)], num_steps=2, sample_every=1)
+    sampled: list[torch.dtype] = []
+    trainer = Trainer(
+        model,
+        stage=stage,
+        directory=tmp_path,
+        seed=0,
+        on_sample=lambda model, step: sampled.append(
+            model.backbone.language_model.model.layers[1](
+                torch.zeros(1, 2, 32), position_embeddings=_rotary(model)
+            ).dtype
+        ),
+    )
+    before = _weights(trainer)
+    trainer.run()
+    assert trainer.bfloat16
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.parameters.values())
+    assert model.backbone.language_model.model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert any(not torch.equal(before[name], value) for name, value in _weights(trainer).items())
+    assert len(sampled) == 2
+    with pytest.raises(ValueError, match=r"computes in float32 and trains .* 16 bit\nhint: "):
+        uses_bfloat16("float32", device=model.device, widened=True)
 
 
-def test_a_moving_average_follows_its_formula_and_swaps_back() -> None:
-    parameter = torch.nn.Parameter(torch.zeros(2))
-    average = MovingAverage({"p": parameter}, decay=0.9)
-    expected = 0.0
-    for number in range(1, 40):
-        with torch.no_grad():
-            parameter.fill_(float(number))
-        average.update({"p": parameter})
-        decay = min(0.9, (1 + number) / (10 + number))
-        expected = decay * expected + (1 - decay) * number
-    assert float(average.values["p"][0]) == pytest.approx(expected, rel=1e-5)
-    average.swap({"p": parameter})
-    assert float(parameter.detach()[0]) == pytest.approx(expected, rel=1e-5)
-    average.swap({"p": parameter})
-    assert float(parameter.detach()[0]) == 39.0
-    again = MovingAverage({"p": parameter}, decay=0.9)
-    again.load_state_dict(average.state_dict())
-    assert again.num_updates == 39
-    assert torch.equal(again.values["p"], average.values["p"])
+def _rotary(model: MultimodalLM) -> tuple[torch.Tensor, torch.Tensor]:
+    decoder = model.backbone.language_model.get_decoder()
+    return decoder.rotary_emb(torch.zeros(1, 2, 32), torch.arange(2)[None])
+
+
+def test_precision_follows_the_device() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert not uses_bfloat16("auto", device=cpu, widened=False)
+    assert uses_bfloat16("auto", device=cuda, widened=False)
+    assert uses_bfloat16("bfloat16", device=cpu, widened=False)
+    assert not uses_bfloat16("float32", device=cuda, widened=False)
+    assert not widen([torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_held_out_losses_compare_steps_and_the_best_is_handed_on(tmp_path: Path) -> None:
+    evaluation = call(Evaluation, mixture=plans.mixture(seed=5), every=2, num_batches=2)
+    still = [call(Trainable, glob="backbone.*", learning_rate=0.0)]
+    stage = _stage(num_steps=5, evaluation=evaluation, trainable=still)
+    best: list[tuple[int, float]] = []
+    trainer = Trainer(
+        tiny_model(),
+        stage=stage,
+        directory=tmp_path,
+        seed=0,
+        on_best=lambda model, step, loss: best.append((step, loss)),
+    )
+    trainer.run()
+    lines = _lines(tmp_path)
+    assert ["evaluation/loss" in line for line in lines] == [False, True, False, True, True]
+    losses = {line["evaluation/loss"] for line in lines[1::2]} | {lines[4]["evaluation/loss"]}
+    # Weights that stand still have one held-out loss: documents and noise are the same each time.
+    assert len(losses) == 1
+    assert best == [(2, losses.pop())]
+    line = lines[1]
+    assert line["evaluation/loss"] == pytest.approx(line["evaluation/loss/text"] + 0.5 * line["evaluation/loss/image"])
+
+
+def test_evaluation_changes_nothing_in_training(tmp_path: Path) -> None:
+    evaluation = call(Evaluation, mixture=plans.mixture(seed=5), every=1, num_batches=1)
+    found = []
+    for name, held_out in (("with", evaluation), ("without", None)):
+        stage = _stage(num_steps=3, ema_decay=0.9, evaluation=held_out)
+        trainer = Trainer(tiny_model(), stage=stage, directory=tmp_path / name, seed=0)
+        trainer.run()
+        found.append(_weights(trainer))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

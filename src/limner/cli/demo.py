@@ -41,13 +41,14 @@ def command(
     ] = None,
     output: options.Output = Path("limner-demo"),
     model: Annotated[str, typer.Option(help="A model's name or a checkpoint directory.")] = MODEL,
+    device: options.DeviceOption = options.Device.AUTO,
 ) -> None:
     """Write a page: pictures read and drawn, a story, a talk."""
     prompts = [require_text(text, option="--prompt") for text in prompt or ()]
     pictures = read_pictures(locate_checkpoint(model))
     require_directory(output)
     started = time.perf_counter()
-    engine = open_engine(model)
+    engine = open_engine(model, device=device)
     _tell("model loaded", time.perf_counter() - started)
     author = Author(engine)
     if prompts:

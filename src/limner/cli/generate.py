@@ -30,6 +30,7 @@ def command(
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     max_new_tokens: options.MaxNewTokens = 256,
+    device: options.DeviceOption = options.Device.AUTO,
     output: Annotated[str, typer.Option(help="page.html, document.json, or - for JSON on stdout.")] = "limner.html",
 ) -> None:
     """Answer one prompt with words and pictures."""
@@ -38,7 +39,7 @@ def command(
     for shown in images:
         shown.pil()  # a damaged file fails here, before a model is loaded
     target = None if output == "-" else require_page_path(Path(output))
-    engine = open_engine(model)
+    engine = open_engine(model, device=device)
 
     from limner.generate.request import Pictures, Request
     from limner.generate.sampling import Sampling

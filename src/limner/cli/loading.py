@@ -1,14 +1,20 @@
-"""From the name of a model to an engine, with a sign of life on stderr while it takes."""
+"""From the name of a model to an engine, with a sign of life on stderr while it takes; from a config to its plan."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from limner import zoo
+from limner.cli.options import Device
+from limner.config.load import load
+from limner.config.overrides import apply_overrides
 
 if TYPE_CHECKING:
+    import torch
+
     from limner.generate.engine import Engine
 
 STDERR = Console(stderr=True)
@@ -28,9 +34,21 @@ def locate_checkpoint(name: str) -> Path:
     return zoo.locate(name)
 
 
-def open_engine(name: str) -> "Engine":
-    """Load a checkpoint by zoo name or directory. Raises ValueError: unknown or damaged."""
+def choose_device(device: Device) -> "torch.device":
+    """The device of that name; auto takes a GPU where there is one. Raises ValueError for cuda without one."""
+    import torch
+
+    if device is Device.AUTO:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device is Device.CUDA and not torch.cuda.is_available():
+        raise ValueError("no CUDA device was found\nhint: give --device cpu, or see `limner doctor`")
+    return torch.device(device.value)
+
+
+def open_engine(name: str, *, device: Device = Device.AUTO) -> "Engine":
+    """Load a checkpoint by zoo name or directory. Raises ValueError: unknown or damaged, no such device."""
     path = locate_checkpoint(name)
+    place = choose_device(device)
     # The libraries' own bars would stand beside ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with STDERR.status(f"loading {name}"):
@@ -41,4 +59,18 @@ def open_engine(name: str) -> "Engine":
 
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
-        return Engine(load_checkpoint(path))
+        return Engine(load_checkpoint(path).to(place))
+
+
+def load_plan(config: str, overrides: Sequence[str]) -> Any:
+    """The recorded plan that a config describes. Raises ValueError for something else."""
+    plan = apply_overrides(load(config), list(overrides))
+    from limner.config.call import name_of_target, target_of
+    from limner.train.plan import Plan
+
+    if target_of(plan) is not Plan:
+        raise ValueError(
+            f"`{config}` describes a {name_of_target(target_of(plan))}; expected a Plan\n"
+            "hint: name the function that returns the plan, as in path.py:function"
+        )
+    return plan

@@ -2,8 +2,9 @@
 
 Data goes to stdout; logs, progress and errors go to stderr. An error is one line `error: ...` and
 one `hint: ...`, without a traceback unless `--debug` or LIMNER_DEBUG=1 asks for it. Exit codes: 0
-done, 1 failed, 2 wrong usage, 130 interrupted. Importing this module loads no torch: verbs import
-what they need when they run.
+done, 1 failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM while training,
+after the step was saved). Importing this module loads no torch: verbs import what they need when
+they run.
 """
 
 import logging

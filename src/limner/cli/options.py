@@ -17,9 +17,42 @@ class Pictures(StrEnum):
     NOW = "now"
 
 
+class Device(StrEnum):
+    """Where models compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Resume(StrEnum):
+    """What is done with a run that is there already (limner.train.plan.Resume)."""
+
+    AUTO = "auto"
+    NEVER = "never"
+    REQUIRED = "required"
+
+
+class Profiler(StrEnum):
+    """What profiles steps (limner.train.profiling.Tool)."""
+
+    TORCH = "torch"
+    PYINSTRUMENT = "pyinstrument"
+
+
+class Layout(StrEnum):
+    """How a model is laid over the processes that train it (limner.train.parallel)."""
+
+    REPLICATE = "replicate"
+    SHARD = "shard"
+
+
 Model = Annotated[
     str,
     typer.Argument(metavar="MODEL", help="A name that `limner models` lists, or a checkpoint directory."),
+]
+DeviceOption = Annotated[
+    Device, typer.Option("--device", help="Where the model computes; auto takes a GPU where there is one.")
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same reply.")]
 PicturesOption = Annotated[

@@ -1,24 +1,27 @@
 """Plan: stages and their hand-over. One command runs all of them; a finished stage is not run again.
 
-<output>/<stage>/stage.json        the stage's recipe as it was run
 <output>/<stage>/checkpoint/       what the stage ended with
-<output>/<stage>/state.pt          while it runs: where it stands
-<output>/<stage>/metrics.jsonl, trainable.json, samples/
+<output>/<stage>/best/             the weights with the lowest held-out loss, where the stage is evaluated
+<output>/<stage>/state/            while it runs: where it stands
+<output>/<stage>/metrics.jsonl, tensorboard/, samples/, profile/
+and what run_folder.py lists
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from limner.config.call import Call, build
 from limner.config.serialize import to_json
 from limner.model.checkpoint import (
+    INDEX,
     component_of,
     load_state,
     owned_state,
@@ -27,11 +30,15 @@ from limner.model.checkpoint import (
     save_checkpoint,
 )
 from limner.model.multimodal import MultimodalLM
+from limner.train.execution import Execution
+from limner.train.parallel import World, whole_state
+from limner.train.run_folder import check_unchanged, record_run, record_stage, stage_recipe, write_json
 from limner.train.stage import Stage
-from limner.train.state import FILE as STATE_FILE
 from limner.train.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+Resume = Literal["auto", "never", "required"]
 
 
 @dataclass(frozen=True)
@@ -47,62 +54,110 @@ def run_plan(
     plan: Call,
     *,
     output: Path,
+    execution: Execution | None = None,
+    resume: Resume = "auto",
+    allow_changes: bool = False,
     on_sample: Callable[[MultimodalLM, Path, int], None] | None = None,
 ) -> Path:
     """Run or continue a recorded Plan; return the last stage's checkpoint directory.
 
-    Stages may be added to a plan that was run. Raises ValueError when a stage was begun with another recipe.
+    resume:        "auto" goes on with what is in `output`; "never" refuses a directory that holds a run of this plan,
+                   "required" one that holds none.
+    allow_changes: go on though the recipe or the model is not what a stage was begun with. A finished stage stays as it
+                   was run; an unfinished one goes on from its saved state under the new recipe, as far as that fits
+                   (other trained tensors are refused still).
+
+    Every rank of `execution.world` runs this; the first one writes. Any number of them may go on with what was run.
+    Stages may be added to a plan that was run. Raises ValueError when a stage was begun with another recipe or model,
+    Stopped when a signal asked for it.
     """
+    execution = execution or Execution()
+    world = execution.world
     names = [stage.name for stage in plan.stages]
     if len(set(names)) != len(names):
         raise ValueError(f"stage names repeat: {names}\nhint: give every stage its own name")
+    _check_resume(resume, output=output, names=names)
+    recipes = {stage.name: stage_recipe(stage, model=plan.model, seed=plan.seed) for stage in plan.stages}
+    if not allow_changes:
+        check_unchanged(recipes, output=output)
+    # Whoever writes waits until all have read.
+    world.barrier()
+    if world.is_first:
+        record_run(output, plan)
     checkpoint = output
-    for index, recorded_stage in enumerate(plan.stages):
-        directory = output / recorded_stage.name
+    for index, recorded in enumerate(plan.stages):
+        directory = output / recorded.name
         checkpoint = directory / "checkpoint"
-        _record(recorded_stage, directory=directory, seed=plan.seed)
-        if (checkpoint / "limner.json").exists():
-            logger.info("stage %s is finished", recorded_stage.name)
+        if world.is_first:
+            record_stage(recipes[recorded.name], directory=directory)
+        if world.any((checkpoint / INDEX).exists()):
+            logger.info("stage %s is finished", recorded.name)
             continue
         started = time.perf_counter()
         # New parts start from the plan's seed, whatever ran before.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.seed)
             model = build(plan.model)
-        stage = build(recorded_stage)
-        _hand_over(model, stage, output=output, before=names[:index])
+        stage = build(recorded)
+        origins = hand_over(model, stage, output=output, before=names[:index])
+        if world.is_first:
+            write_json(directory / "start.json", origins)
         trainer = Trainer(
             model,
             stage=stage,
             directory=directory,
             seed=plan.seed,
-            on_sample=None
-            if on_sample is None
-            else lambda model, step, at=directory: on_sample(model, at / "samples", step),
+            execution=execution,
+            on_sample=None if on_sample is None else partial(_sample, on_sample, directory / "samples"),
+            on_best=partial(_save_best, directory / "best", to_json(plan.model), stage.name, world),
         )
         trainer.run()
         meta = {"stage": stage.name, "seconds": round(time.perf_counter() - started, 1)}
-        save_checkpoint(model, checkpoint, description=to_json(plan.model), meta=meta)
-        (directory / STATE_FILE).unlink(missing_ok=True)
+        _save(model, checkpoint, description=to_json(plan.model), meta=meta, world=world)
+        trainer.store.remove()
         logger.info("stage %s took %.0f s", stage.name, meta["seconds"])
     return checkpoint
 
 
-def _record(stage: Call, *, directory: Path, seed: int) -> None:
-    """Write down the stage's recipe, or compare with what was written when it was begun."""
-    recipe = json.dumps({"seed": seed, "stage": to_json(stage)}, indent=1, sort_keys=True) + "\n"
-    file = directory / "stage.json"
-    if file.exists() and file.read_text() != recipe:
+def _save(model: MultimodalLM, path: Path, *, description: Any, meta: dict[str, Any], world: World) -> None:
+    """Write a checkpoint of a model that may lie in shards; afterwards every rank may read it."""
+    state = whole_state(model, world=world)
+    if world.is_first:
+        save_checkpoint(model, path, description=description, meta=meta, state=state)
+    world.barrier()
+
+
+def _check_resume(resume: Resume, *, output: Path, names: list[str]) -> None:
+    begun = [name for name in names if (output / name / "stage.json").exists()]
+    if resume == "never" and begun:
         raise ValueError(
-            f"`{directory}` was begun with another recipe of stage `{stage.name}`\n"
-            "hint: give another --output, or undo the change (see stage.json there)"
+            f"`{output}` holds a run already (stage `{begun[-1]}` was begun), and resume is never\n"
+            "hint: give another --output, or --resume auto to go on with it"
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    file.write_text(recipe)
+    if resume == "required" and not begun:
+        raise ValueError(
+            f"`{output}` holds no run of this plan to go on with, and resume is required\n"
+            "hint: check --output, or give --resume auto to begin"
+        )
 
 
-def _hand_over(model: MultimodalLM, stage: Stage, *, output: Path, before: list[str]) -> None:
-    """Load each component from the stage that the recipe names for it (the stage before by default)."""
+def _sample(on_sample: Callable[[MultimodalLM, Path, int], None], at: Path, model: MultimodalLM, step: int) -> None:
+    on_sample(model, at, step)
+
+
+def _save_best(
+    path: Path, description: Any, stage: str, world: World, model: MultimodalLM, step: int, loss: float
+) -> None:
+    meta = {"stage": stage, "step": step, "held_out_loss": loss}
+    _save(model, path, description=description, meta=meta, world=world)
+    logger.info("lowest held-out loss so far, %.4g after step %d: %s", loss, step, path)
+
+
+def hand_over(model: MultimodalLM, stage: Stage, *, output: Path, before: list[str]) -> dict[str, str]:
+    """Load each component from the stage that the recipe names for it (the stage before by default).
+
+    Returns where each came from.
+    """
     rules = list(stage.start_from) or ([("*", before[-1])] if before else [])
     for glob, name in rules:
         if name not in before:
@@ -115,14 +170,17 @@ def _hand_over(model: MultimodalLM, stage: Stage, *, output: Path, before: list[
                 f"`{glob}` in start_from of stage `{stage.name}` matches no component\n"
                 f"hint: components are {', '.join(_components(model))}"
             )
+    origins: dict[str, str] = {}
     for component in _components(model):
         name = next((name for glob, name in rules if fnmatchcase(component, glob)), None)
+        origins[component] = "as built" if name is None else f"stage {name}"
         if name is None:
             continue
         path = output / name / "checkpoint"
         state = read_components(path, index=read_index(path), pattern=component)
         expected = {key for key in owned_state(model) if component_of(key) == component}
         load_state(model, state, expected=expected, source=f"{path}/{component}")
+    return origins
 
 
 def _components(model: MultimodalLM) -> list[str]:

@@ -18,24 +18,39 @@ from limner.data.conditions import ConditionLoader
 from limner.data.features import FeatureCache
 from limner.data.loader import Loader
 from limner.data.mixture import Mixture
+from limner.data.packing import BestFit, Packing
 from limner.data.pictures import PictureLoader
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.batch import Batch
 from limner.train.objectives import Multimodal, Objective
+from limner.train.optim import TorchOptimizer
 
 
 @dataclass(frozen=True)
 class Trainable:
-    """Parameters whose name matches `glob`, with their own peak learning rate."""
+    """Parameters whose name matches `glob`, with their own peak learning rate.
+
+    `optimizer`: None for the stage's. Muon, for one, takes matrices alone; the rest then needs another.
+    """
 
     glob: str
     learning_rate: float
     weight_decay: float = 0.0
+    optimizer: TorchOptimizer | None = None
+
+
+@runtime_checkable
+class LearningRateSchedule(Protocol):
+    """Learning-rate factor over a stage."""
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """The factor at `step` of `num_steps`, in [0, 1]."""
+        ...
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning-rate factor over a stage: linear warm-up, then a half cosine down to `final` of the peak."""
+    """Linear warm-up, then a half cosine down to `final` of the peak."""
 
     warmup_steps: int = 0
     final: float = 0.0
@@ -46,6 +61,49 @@ class Schedule:
             return (step + 1) / self.warmup_steps
         progress = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
         return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Linear warm-up, then the peak to the end."""
+
+    warmup_steps: int = 0
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """The factor at `step`, in (0, 1]."""
+        return min(1.0, (step + 1) / max(1, self.warmup_steps))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear warm-up, then a straight line down to `final` of the peak."""
+
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """The factor at `step` of `num_steps`, in (0, 1]."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
+        return 1.0 - (1.0 - self.final) * progress
+
+
+@dataclass(frozen=True)
+class WarmupStableDecay:
+    """Linear warm-up, the peak, and over the last `decay_steps` a straight line down to `final` (WSD, Hu et al. 2024).
+
+    Until the decay begins the factors do not depend on the length of the stage: a run can be made longer later.
+    """
+
+    decay_steps: int
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def factor(self, step: int, num_steps: int) -> float:
+        """The factor at `step` of `num_steps`, in (0, 1]."""
+        left = min(1.0, (num_steps - step) / max(1, self.decay_steps))
+        return min(1.0, (step + 1) / max(1, self.warmup_steps), self.final + (1.0 - self.final) * left)
 
 
 @runtime_checkable
@@ -63,25 +121,66 @@ class BatchLoader(Protocol):
 class Batching(Protocol):
     """How documents become batches."""
 
-    def loader(self, mixture: Mixture, *, model: MultimodalLM) -> BatchLoader: ...
+    def loader(
+        self, mixture: Mixture, *, model: MultimodalLM, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+    ) -> BatchLoader:
+        """The loader of one rank; none of `rank`, `num_ranks`, `num_workers` changes what all ranks together read."""
+        ...
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows of packed documents through the whole model; frozen encoders and autoencoders are cached."""
+    """Rows of packed documents through the whole model; frozen encoders and autoencoders are cached.
+
+    row_length, max_items: tokens and media items that a row may hold (None: as many as fit).
+    num_rows:              rows of a batch.
+    packing, window:       how documents of `window` consecutive positions share rows.
+    too_long:              what becomes of a document that no row can hold.
+    """
 
     row_length: int
     num_rows: int
+    packing: Packing = field(default_factory=BestFit)
+    window: int = 512
+    max_items: int | None = None
+    too_long: Literal["error", "skip", "cut"] = "cut"
 
-    def loader(self, mixture: Mixture, *, model: MultimodalLM) -> BatchLoader:
+    def loader(
+        self, mixture: Mixture, *, model: MultimodalLM, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+    ) -> BatchLoader:
         """A packing loader."""
         collate = Collator(model, cache=FeatureCache(model))
+        return self._loader(
+            mixture, model=model, collate=collate, rank=rank, num_ranks=num_ranks, num_workers=num_workers
+        )
+
+    def uncached_loader(self, mixture: Mixture, *, model: MultimodalLM) -> Loader:
+        """The same rows with items as they are preprocessed: no weight of the model is looked at."""
+        return self._loader(mixture, model=model, collate=Collator(model))
+
+    def _loader(
+        self,
+        mixture: Mixture,
+        *,
+        model: MultimodalLM,
+        collate: Collator,
+        rank: int = 0,
+        num_ranks: int = 1,
+        num_workers: int = 0,
+    ) -> Loader:
         return Loader(
             mixture,
             render=model.render,
             collate=collate,
             row_length=self.row_length,
             num_rows=self.num_rows,
+            packing=self.packing,
+            window=self.window,
+            max_items=self.max_items,
+            too_long=self.too_long,
+            rank=rank,
+            num_ranks=num_ranks,
+            num_workers=num_workers,
         )
 
 
@@ -92,9 +191,13 @@ class CachedConditions:
     modality: str
     num_items: int
 
-    def loader(self, mixture: Mixture, *, model: MultimodalLM) -> BatchLoader:
-        """A condition loader."""
-        return ConditionLoader(mixture, model=model, name=self.modality, num_items=self.num_items)
+    def loader(
+        self, mixture: Mixture, *, model: MultimodalLM, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+    ) -> BatchLoader:
+        """A condition loader. It reads in this process: what it needs is cached."""
+        return ConditionLoader(
+            mixture, model=model, name=self.modality, num_items=self.num_items, rank=rank, num_ranks=num_ranks
+        )
 
 
 @dataclass(frozen=True)
@@ -104,9 +207,29 @@ class Pictures:
     modality: str
     num_items: int
 
-    def loader(self, mixture: Mixture, *, model: MultimodalLM) -> BatchLoader:
-        """A picture loader."""
-        return PictureLoader(mixture, model=model, name=self.modality, num_items=self.num_items)
+    def loader(
+        self, mixture: Mixture, *, model: MultimodalLM, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+    ) -> BatchLoader:
+        """A picture loader. It reads in this process: what it needs is cached."""
+        return PictureLoader(
+            mixture, model=model, name=self.modality, num_items=self.num_items, rank=rank, num_ranks=num_ranks
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out losses, measured after every `every` steps and after the last, with the same noise each time.
+
+    mixture:     documents that are not trained on.
+    num_batches: how many batches of them; `batching` None takes the stage's.
+    keep_best:   whether the weights with the lowest total so far are kept as a checkpoint, <stage>/best.
+    """
+
+    mixture: Mixture
+    every: int
+    num_batches: int = 8
+    batching: Batching | None = None
+    keep_best: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,13 +239,23 @@ class Stage:
     mixture:          the documents and their order.
     batching:         how documents become batches.
     trainable:        what changes; the first glob that matches a parameter gives its learning rate.
-    num_steps:        optimiser steps; `accumulation` batches per step.
+    num_steps:        optimiser steps; `accumulation` batches per step, shared by all ranks: on how many a stage runs
+                      changes nothing.
     loss_weights:     weight per term; a term without a weight is an error, weight 0 leaves it out.
+    objective:        which loss terms there are, and what is measured before the first and after the last step.
+    optimizer:        for all parameters whose glob names none of its own.
+    schedule:         factor on the learning rates of all parts, over the steps.
+    max_gradient_norm: gradients of a step whose norm over all parameters is larger are scaled down to it.
     start_from:       (component glob, stage name) pairs, first match wins; what matches none starts as built.
                       Empty: everything from the stage before.
     ema_decay:        keep an exponential moving average of the trainable parameters and end with it; None for none.
-    precision:        "bfloat16" computes the objective under autocast; parameters and optimiser stay in float32.
+    precision:        "bfloat16" computes the objective under autocast, "auto" does so on a GPU; trained parameters and
+                      optimiser are float32 always.
     expected_loss:    (low, high) band of the total loss at step 0, checked; None for no check.
+    max_bad_steps:    so many steps in a row without a finite loss and gradient end the run; fewer are skipped, counted.
+    evaluation:       held-out losses while training; None for none.
+    save_every:       steps between two saved states; the last `keep_last` of them are kept.
+    sample_every:     steps between two calls of the run's `on_sample`; 0 for none.
     """
 
     name: str
@@ -132,15 +265,18 @@ class Stage:
     num_steps: int
     loss_weights: Mapping[str, float]
     objective: Objective = field(default_factory=Multimodal)
-    schedule: Schedule = field(default_factory=Schedule)
+    optimizer: TorchOptimizer = field(default_factory=lambda: TorchOptimizer("AdamW", {"betas": (0.9, 0.98)}))
+    schedule: LearningRateSchedule = field(default_factory=Schedule)
     accumulation: int = 1
     max_gradient_norm: float = 1.0
-    betas: tuple[float, float] = (0.9, 0.98)
     ema_decay: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     start_from: Sequence[tuple[str, str]] = ()
     expected_loss: tuple[float, float] | None = None
+    max_bad_steps: int = 10
+    evaluation: Evaluation | None = None
     save_every: int = 500
+    keep_last: int = 2
     sample_every: int = 0
 
 
