@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import jaxtyping
 import plans
 import pytest
 import torch
@@ -244,8 +245,18 @@ def test_activation_checkpointing_changes_no_gradient_even_behind_a_frozen_langu
         assert all(torch.equal(expected[name], weights[name]) for name in expected)
 
 
+@pytest.fixture
+def unchecked_shapes():
+    """Without the checks of shapes, which cannot be traced."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# torch looks at every input's gradient while it compiles, and hides what it then warns of; not from our filter.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.slow
-def test_compiled_layers_train_alike(tmp_path: Path) -> None:
+def test_compiled_layers_train_alike(tmp_path: Path, unchecked_shapes: None) -> None:
     found = []
     for backend in (None, "eager"):
         model = tiny_model()

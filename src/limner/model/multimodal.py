@@ -112,7 +112,7 @@ class MultimodalLM(nn.Module):
 
     def condition(
         self, name: str, hidden: Float[Tensor, "*items queries d_model"]
-    ) -> Float[Tensor, "*items queries width"]:
+    ) -> Float[Tensor, "*items conditions width"]:
         """The decoder's condition from hidden states at `out` slots."""
         return self.maker(name).output_projector(hidden.float())
 
