@@ -14,8 +14,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture
 def run(checkpoint, monkeypatch, tmp_path):
     """Run an example with arguments, in an empty directory, at two denoising steps."""
-    from limner.generate import request
+    # The engine too, and first: what it expects of a request is the class itself.
+    from limner.generate import engine, request
 
+    assert engine.Request is request.Request
     monkeypatch.setenv(zoo.environment_variable("limner-tiny"), str(checkpoint))
     monkeypatch.chdir(tmp_path)
     plain = request.Request

@@ -16,7 +16,6 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy
 from safetensors import SafetensorError, safe_open
@@ -44,12 +43,14 @@ class Index:
 
     def table(self, name: str, start: int, stop: int) -> numpy.ndarray:
         """Rows [start, stop) of a table."""
-        return _open(str(self.path)).get_slice(name)[start:stop]
+        return _table(str(self.path), name)[start:stop]
 
 
-@functools.lru_cache(maxsize=256)
-def _open(path: str) -> Any:
-    return safe_open(path, framework="numpy")
+@functools.lru_cache(maxsize=1024)
+def _table(path: str, name: str) -> numpy.ndarray:
+    """A table, mapped into memory: read where it is looked at. (The numpy framework of safetensors would copy it.)"""
+    with safe_open(path, framework="pt") as tables:
+        return tables.get_tensor(name).numpy()
 
 
 @functools.lru_cache(maxsize=65536)
@@ -89,7 +90,7 @@ def index_listing(url: str, *, kind: str, build: Callable[[str], tuple[int, Tabl
     stamps = {folder: _folder_stamp(folder) if storage.is_local(url) else None for folder in folders}
     metadata = {"length": str(length), "url": url, "kind": kind, "folders": json.dumps(stamps)}
     _write(path, tables, metadata=metadata)
-    _open.cache_clear()
+    _table.cache_clear()
     _length.cache_clear()
     return Index(path)
 

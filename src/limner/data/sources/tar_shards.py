@@ -76,7 +76,7 @@ class Sample:
     url: str
     members: tuple[tuple[str, int, int], ...]
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """What the names of its members begin with."""
         return _split(self.members[0][0])[0]
