@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from limner.cli import options
-from limner.cli.loading import STDERR, choose_device, load_plan
+from limner.cli.loading import STDERR, choose_device, chosen_stages, is_batched_by, load_plan
 
 if TYPE_CHECKING:
     from limner.data.features import FeatureCache
@@ -60,14 +60,8 @@ def encode(
 
     choose_device(device)
     plan = load_plan(config, overrides or [])
-    known = [recorded.name for recorded in plan.stages]
-    for name in stage or []:
-        if name not in known:
-            raise ValueError(f"no stage `{name}` in `{config}`\nhint: its stages are {', '.join(known)}")
-    for recorded in plan.stages:
-        if stage is not None and recorded.name not in stage:
-            continue
-        if _is_of(recorded.batching, Pictures):
+    for recorded in chosen_stages(plan, stage, config=config):
+        if is_batched_by(recorded, Pictures):
             print(f"{recorded.name}\treads pixels, no features")
             continue
         job = Job(config, tuple(overrides or ()), recorded.name, run, device)
@@ -214,12 +208,6 @@ def _unsettled(cache: "FeatureCache", globs: list[str]) -> set[tuple[str, "Direc
         for part in cache.parts
         if any(id(tensor) in handed_over for tensor in [*part.part.parameters(), *part.part.buffers()])
     }
-
-
-def _is_of(recorded: Any, kind: type) -> bool:
-    from limner.config.call import target_of
-
-    return target_of(recorded) is kind
 
 
 def _bar(description: str) -> Any:

@@ -9,7 +9,7 @@ import typer
 
 from limner.cli import options
 from limner.cli.files import require_directory, write_atomically
-from limner.cli.loading import load_plan
+from limner.cli.loading import chosen_stages, is_batched_by, load_plan
 
 if TYPE_CHECKING:
     from limner.data.preview_page import StagePreview
@@ -35,16 +35,14 @@ def preview(
         raise ValueError(f"cannot write `{output}`; expected .html\nhint: try --output {output.stem}.html")
     require_directory(output.parent)
     from limner.data.preview_page import to_page
+    from limner.train.stage import Packed
 
     plan = load_plan(config, overrides or [])
-    wanted = [recorded for recorded in plan.stages if not stage or recorded.name in stage]
-    for name in stage or []:
-        if name not in (known := [recorded.name for recorded in plan.stages]):
-            raise ValueError(f"no stage `{name}` in `{config}`\nhint: its stages are {', '.join(known)}")
-    packed = [recorded for recorded in wanted if _packs(recorded)]
+    wanted = chosen_stages(plan, stage, config=config)
+    packed = [recorded for recorded in wanted if is_batched_by(recorded, Packed)]
     if not packed:
         names = ", ".join(f"`{recorded.name}`" for recorded in wanted)
-        having = ", ".join(recorded.name for recorded in plan.stages if _packs(recorded))
+        having = ", ".join(recorded.name for recorded in plan.stages if is_batched_by(recorded, Packed))
         raise ValueError(
             f"{names} of `{config}` packs no rows: the model is given pictures alone\n"
             f"hint: stages with packed rows are {having or 'none'}"
@@ -70,13 +68,6 @@ def _preview(recorded: Any, *, model: "MultimodalLM", num_rows: int) -> "StagePr
     # What a window leaves out is counted when its first row is taken.
     left_out = [f"{number} {what}" for what, number in loader.counters().items() if what.startswith("skipped/")]
     return StagePreview(recorded.name, rows, notes=tuple(left_out))
-
-
-def _packs(recorded: Any) -> bool:
-    from limner.config.call import target_of
-    from limner.train.stage import Packed
-
-    return target_of(recorded.batching) is Packed
 
 
 def _shapes(recorded: Any) -> "MultimodalLM":

@@ -74,3 +74,19 @@ def load_plan(config: str, overrides: Sequence[str]) -> Any:
             "hint: name the function that returns the plan, as in path.py:function"
         )
     return plan
+
+
+def chosen_stages(plan: Any, names: Sequence[str] | None, *, config: str) -> list[Any]:
+    """The recorded stages of a plan with those names (none: all), in order. Raises ValueError for an unknown name."""
+    known = [recorded.name for recorded in plan.stages]
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"no stage `{name}` in `{config}`\nhint: its stages are {', '.join(known)}")
+    return [recorded for recorded in plan.stages if not names or recorded.name in names]
+
+
+def is_batched_by(recorded: Any, kind: type) -> bool:
+    """Whether a recorded stage's batching is of that class."""
+    from limner.config.call import target_of
+
+    return target_of(recorded.batching) is kind

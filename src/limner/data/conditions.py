@@ -11,14 +11,14 @@ the position: content that was met before would have to be run again in each.
 """
 
 import hashlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from limner.data.collate import Collator
 from limner.data.features import FeatureCache
-from limner.data.item_order import ItemOrder
+from limner.data.item_order import ItemLoader, ItemOrder
 from limner.data.mixture import Draw, Mixture
 from limner.data.packing import NextFit, Size
 from limner.data.windows import BadDocument, TooLong, Windows
@@ -35,7 +35,7 @@ class _Made(NamedTuple):
     number: int
 
 
-class ConditionLoader:
+class ConditionLoader(ItemLoader[_Made]):
     """Batches of `num_items` pictures of one modality with cached hidden states and latents; no ids.
 
     Every made picture of a document is an item, in the order of documents and of pictures within them. A document of
@@ -112,18 +112,6 @@ class ConditionLoader:
         spans = SpanBatch(empty.flatten(), lengths, targets, tuple(keys), encoded=True, hidden=states)
         sides = {(self.name, Direction.OUT): spans}
         return Batch(empty, empty, empty, empty, sides, sources=tuple(self.mixture.sources))
-
-    def counters(self) -> dict[str, int]:
-        """What was counted so far: "drawn/<source>" (pictures), "skipped/<source>/<reason>" (documents)."""
-        return self.order.counters()
-
-    def state_dict(self) -> dict[str, Any]:
-        """A few integers; the cache fills itself again."""
-        return self.order.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.order.load_state_dict(state)
 
     def _items_at(self, position: int) -> list[_Made]:
         try:

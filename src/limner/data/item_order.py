@@ -116,3 +116,21 @@ class ItemOrder(Generic[Item]):
         self.offset = int(state["offset"])
         self.drawn = Counter(state["drawn"])
         self.skipped = Counter(state["skipped"])
+
+
+class ItemLoader(Generic[Item]):
+    """A loader whose place and counters are those of its `order`."""
+
+    order: ItemOrder[Item]
+
+    def counters(self) -> dict[str, int]:
+        """What was counted so far: "drawn/<source>" (items), "skipped/<source>/<reason>" (documents)."""
+        return self.order.counters()
+
+    def state_dict(self) -> dict[str, Any]:
+        """A few integers; what a loader caches fills itself again."""
+        return self.order.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.order.load_state_dict(state)

@@ -1,12 +1,12 @@
 """Pictures alone: what an autoencoder trains on. Batches of a fixed number of targets, no ids, no language model."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from limner.data.feature_store import MemoryStore
-from limner.data.item_order import ItemOrder
+from limner.data.item_order import ItemLoader, ItemOrder
 from limner.data.mixture import Draw, Mixture
 from limner.data.windows import BadDocument
 from limner.document.document import Direction, Media
@@ -21,7 +21,7 @@ class _Target(NamedTuple):
     key: str
 
 
-class PictureLoader:
+class PictureLoader(ItemLoader[_Target]):
     """Batches of `num_items` pictures of one modality: the first that each document of a mixture makes, in order.
 
     A picture that cannot be decoded leaves its batch, which is then smaller. `rank` and `num_ranks` say whose items
@@ -69,18 +69,6 @@ class PictureLoader:
         spans = SpanBatch(empty.flatten(), lengths, torch.stack(pixels), tuple(keys))
         sides = {(self.name, Direction.OUT): spans}
         return Batch(empty, empty, empty, empty, sides, sources=tuple(self.mixture.sources))
-
-    def counters(self) -> dict[str, int]:
-        """What was counted so far: "drawn/<source>" (pictures), "skipped/<source>/<reason>" (documents)."""
-        return self.order.counters()
-
-    def state_dict(self) -> dict[str, Any]:
-        """A few integers."""
-        return self.order.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        self.order.load_state_dict(state)
 
     def _items_at(self, position: int) -> list[_Target]:
         try:

@@ -42,7 +42,7 @@ def text_loss(backbone: Backbone, hidden: Float[Tensor, "batch seq d_model"], ba
 def sums_by_source(
     losses: Float[Tensor, " items"], source_ids: Int[Tensor, " items"], *, names: tuple[str, ...]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Sum and count of `losses` for each of the sources that have any; -1 is none of them."""
+    """Sum and count of `losses` for each source, both 0 where it has none; the id -1 is no source."""
     known = source_ids >= 0
     places = source_ids[known].long()
     sums = losses.new_zeros(len(names)).index_add(0, places, losses[known])

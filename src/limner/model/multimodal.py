@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.backbone.hf import Backbone
+from limner.data.mixture import source_of
 from limner.document.document import Direction, Media
 from limner.modalities.base import Features, LossTerm, Maker, Modality, Reader
 from limner.modalities.noise import keyed_generator
@@ -198,7 +199,7 @@ def _with_sources(term: LossTerm, keys: tuple[str, ...], *, names: tuple[str, ..
 
     `names` may be empty: then those that the keys name. A term whose decoder does not tell its items apart stays.
     """
-    found = [key.rsplit("/", 2)[0] if key.count("/") > 1 else "" for key in keys]
+    found = [source_of(key) if key.count("/") > 1 else "" for key in keys]
     names = names or tuple(sorted({*found} - {""}))
     if term.per_item is None or not names:
         return term

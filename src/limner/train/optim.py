@@ -98,7 +98,7 @@ class Optimizers(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Refused: it would part the groups from the optimisers that use them. Fill `state` instead."""
-        raise NotImplementedError("a run state is restored by limner.train.state.StateStore")
+        raise ValueError("optimisers of several parts load no state dict\nhint: see limner.train.state.StateStore")
 
 
 def build_optimizer(groups: Mapping[Group, Mapping[str, nn.Parameter]], *, optimizer: TorchOptimizer) -> Optimizers:

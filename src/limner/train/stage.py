@@ -6,7 +6,7 @@ there is.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, runtime_checkable
@@ -48,6 +48,13 @@ class LearningRateSchedule(Protocol):
         ...
 
 
+def _after_warmup(step: int, num_steps: int, *, warmup_steps: int, curve: Callable[[float], float]) -> float:
+    """A rising line up to 1 over the warm-up, then `curve` of the share of the rest that is done."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return curve((step - warmup_steps) / max(1, num_steps - warmup_steps))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Linear warm-up, then a half cosine down to `final` of the peak."""
@@ -57,10 +64,11 @@ class Schedule:
 
     def factor(self, step: int, num_steps: int) -> float:
         """The factor at `step` of `num_steps`, in (0, 1]."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
-        return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+        def curve(done: float) -> float:
+            return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+        return _after_warmup(step, num_steps, warmup_steps=self.warmup_steps, curve=curve)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Constant:
 
     def factor(self, step: int, num_steps: int) -> float:
         """The factor at `step`, in (0, 1]."""
-        return min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return _after_warmup(step, num_steps, warmup_steps=self.warmup_steps, curve=lambda done: 1.0)
 
 
 @dataclass(frozen=True)
@@ -83,10 +91,11 @@ class Linear:
 
     def factor(self, step: int, num_steps: int) -> float:
         """The factor at `step` of `num_steps`, in (0, 1]."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        progress = (step - self.warmup_steps) / max(1, num_steps - self.warmup_steps)
-        return 1.0 - (1.0 - self.final) * progress
+
+        def curve(done: float) -> float:
+            return 1.0 - (1.0 - self.final) * done
+
+        return _after_warmup(step, num_steps, warmup_steps=self.warmup_steps, curve=curve)
 
 
 @dataclass(frozen=True)

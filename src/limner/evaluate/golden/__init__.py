@@ -1,0 +1,1 @@
+"""Recorded cases of other implementations, run against this one: `limner verify`."""
