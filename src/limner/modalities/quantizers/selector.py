@@ -1,0 +1,59 @@
+"""Which patches of a picture become tokens (LaVIT, section 3.1): a keep-or-drop decision per patch.
+
+The decision is hard in the forward direction and carries the gradient of its probability (Gumbel-softmax,
+straight-through; Jang et al. 2017). Whoever calls says where the randomness comes from: a generator per picture,
+recorded noise, or none (the more probable of both, the default everywhere).
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from limner.modalities.quantizers.blocks import initialise
+
+KEEP, DROP = 0, 1
+
+
+class TokenSelector(nn.Module):
+    """A small network over patch features; half of its channels see the mean over the picture's patches."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.norm = nn.LayerNorm(width)
+        self.local = nn.Linear(width, width)
+        hidden = (width // 2, width // 4)
+        self.out = nn.Sequential(
+            nn.Linear(width, hidden[0]), nn.GELU(), nn.Linear(hidden[0], hidden[1]), nn.GELU(), nn.Linear(hidden[1], 2)
+        )
+        self.apply(initialise)
+
+    def forward(self, features: Float[Tensor, "items patches width"]) -> Float[Tensor, "items patches 2"]:
+        """Log-probabilities of keeping and of dropping each patch, in float32."""
+        rows = F.gelu(self.local(self.norm(features.float())))
+        own, shared = rows.split([self.width // 2, self.width - self.width // 2], dim=-1)
+        shared = shared.mean(dim=1, keepdim=True).expand_as(shared)
+        return self.out(torch.cat([own, shared], dim=-1)).log_softmax(dim=-1)
+
+
+def keep_mask(
+    log_probabilities: Float[Tensor, "items patches 2"], *, noise: Float[Tensor, "items patches 2"] | None = None
+) -> Float[Tensor, "items patches"]:
+    """1 where a patch is kept, 0 where it is dropped, with the gradient of the keeping probability.
+
+    A patch is kept where `log p(keep) + noise[keep] >= log p(drop) + noise[drop]`; without noise, where keeping is
+    at least as probable.
+    """
+    scores = log_probabilities if noise is None else log_probabilities + noise
+    soft = scores.softmax(dim=-1)[..., KEEP]
+    hard = (scores[..., KEEP] >= scores[..., DROP]).to(soft)
+    return hard + (soft - soft.detach())
+
+
+def gumbel_noise(generators: Sequence[torch.Generator], *, num_patches: int) -> Float[Tensor, "items patches 2"]:
+    """Gumbel(0, 1) noise, each picture's from its own generator: -log of an Exp(1) number."""
+    drawn = [torch.empty(num_patches, 2).exponential_(generator=generator) for generator in generators]
+    return -torch.stack(drawn).log()
