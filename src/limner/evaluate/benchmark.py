@@ -15,8 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from limner.document.document import Document, Media, Message
 from limner.document.media import Image
+from limner.evaluate.answers import Respondent
 from limner.evaluate.intervals import Interval
-from limner.generate.engine import Engine
 from limner.generate.request import Request
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found. `setup` says what was asked and what counts; `items` is the raw record."""
+    """What was found. `setup` says what was asked and what counts; `items` is the raw record.
+
+    Where items have a `score`, two models can be compared item by item. `submissions` are files (name -> JSON) in the
+    form that a benchmark's own server takes.
+    """
 
     name: str
     setup: str
@@ -64,6 +68,7 @@ class Outcome:
     examples: tuple[Example, ...] = ()
     items: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    submissions: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -75,12 +80,12 @@ class Benchmark(Protocol):
         """Names the section of the report and the contact sheet."""
         ...
 
-    def run(self, engine: Engine, *, limit: int | None, seed: int) -> Outcome:
+    def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask, and score the answers."""
         ...
 
 
-def answer(engine: Engine, requests: Sequence[Request], *, batch_size: int = 16) -> list[Message]:
+def answer(engine: Respondent, requests: Sequence[Request], *, batch_size: int = 16) -> list[Message]:
     """The engine's replies, in order. How requests are batched changes none of them."""
     replies: list[Document] = []
     num_batches = math.ceil(len(requests) / batch_size)

@@ -18,10 +18,10 @@ from limner.data.stories import Library, Record
 from limner.data.story_text import HELD_OUT
 from limner.document.document import Document, Media
 from limner.document.media import Image
+from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, Unit, answer, drawn
 from limner.evaluate.intervals import bootstrap, permuted, share
 from limner.evaluate.metrics.retrieval import Judge, best_of_cluster
-from limner.generate.engine import Engine
 from limner.generate.request import Pictures, Request
 from limner.modalities.base import Decoder
 from limner.model.multimodal import MultimodalLM
@@ -40,7 +40,7 @@ class Drawing:
     judges: Sequence[Judge]
     name: str = "drawing"
 
-    def run(self, engine: Engine, *, limit: int | None, seed: int) -> Outcome:
+    def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Draw one name of each of `limit` concepts."""
         places = self._targets(limit=limit, seed=seed)
         records = [self.library.records[place] for place in places]
@@ -111,7 +111,7 @@ class Drawing:
             for name, square, unit, baseline in measures
         ]
 
-    def _share_drawn_unasked(self, engine: Engine, prompts: Sequence[Document], records: Sequence[Record]) -> Score:
+    def _share_drawn_unasked(self, engine: Respondent, prompts: Sequence[Document], records: Sequence[Record]) -> Score:
         """How often the model draws by itself when asked to; here its pictures are not refined."""
         requests = [Request(asked, max_new_tokens=24, max_pictures=1, num_inference_steps=1) for asked in prompts]
         drew = [bool(drawn(reply)) for reply in answer(engine, requests)]
@@ -144,7 +144,7 @@ def prompt(record: Record, *, seed: int) -> Document:
     return Document(asked.messages[:1])
 
 
-def draw(engine: Engine, prompts: Sequence[Document], *, seed: int) -> list[Image]:
+def draw(engine: Respondent, prompts: Sequence[Document], *, seed: int) -> list[Image]:
     """One picture per prompt, each from noise of its own."""
     requests = [
         Request(asked, max_new_tokens=1, max_pictures=1, pictures=Pictures.NOW, seed=seed + number)

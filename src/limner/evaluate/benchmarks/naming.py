@@ -14,10 +14,10 @@ from limner.data import stories
 from limner.data.stories import Library, Record
 from limner.data.story_text import HELD_OUT
 from limner.document.document import Document
+from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, answer
 from limner.evaluate.intervals import permuted, share
 from limner.evaluate.metrics import naming
-from limner.generate.engine import Engine
 from limner.generate.request import Pictures, Request
 
 MAX_NEW_TOKENS = 32
@@ -32,7 +32,7 @@ class Naming:
     concepts: Library
     name: str = "naming"
 
-    def run(self, engine: Engine, *, limit: int | None, seed: int) -> Outcome:
+    def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask about both sets, `limit` pictures each."""
         sets = {
             "withheld style": _sample(self.styles.records, limit=limit, seed=seed),
@@ -70,7 +70,7 @@ class Naming:
         )
 
 
-def ask(engine: Engine, records: Sequence[Record], *, seed: int) -> list[str]:
+def ask(engine: Respondent, records: Sequence[Record], *, seed: int) -> list[str]:
     """One greedy reply in words per picture, to a held-out question chosen by its key."""
     requests = [
         Request(question(record, seed=seed), max_new_tokens=MAX_NEW_TOKENS, pictures=Pictures.NONE)

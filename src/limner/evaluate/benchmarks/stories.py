@@ -15,11 +15,11 @@ from limner.data.stories import Library
 from limner.data.story_text import HELD_OUT
 from limner.document.document import Document, Media, Message, Part
 from limner.document.media import Image
+from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, Unit, answer, drawn
 from limner.evaluate.intervals import bootstrap, permuted, share
 from limner.evaluate.metrics.naming import holds, normalized
 from limner.evaluate.metrics.retrieval import Judge
-from limner.generate.engine import Engine
 from limner.generate.request import Request
 from limner.generate.sampling import Sampling
 
@@ -46,7 +46,7 @@ class Stories:
     judge: Judge
     name: str = "stories"
 
-    def run(self, engine: Engine, *, limit: int | None, seed: int) -> Outcome:
+    def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask for `limit` stories (None: 100) with pictures, and for as many in words only."""
         count = 100 if limit is None else limit
         asked = [self._request(number, seed=seed) for number in range(count)]
@@ -142,7 +142,7 @@ class Stories:
             len(right),
         )
 
-    def _words_only(self, engine: Engine, *, count: int, seed: int) -> Score:
+    def _words_only(self, engine: Respondent, *, count: int, seed: int) -> Score:
         asked = [
             Document(stories.words_only(number, seed=_apart(seed), library=self.library).messages[:1])
             for number in range(count)
@@ -152,7 +152,7 @@ class Stories:
         return Score("no picture when asked for words only", share(without, clusters=range(count)), count)
 
 
-def tell(engine: Engine, asked: Sequence[Document], *, seed: int, num_inference_steps: int = 24) -> list[Message]:
+def tell(engine: Respondent, asked: Sequence[Document], *, seed: int, num_inference_steps: int = 24) -> list[Message]:
     """The replies, each with a seed of its own; where pictures go is the model's choice."""
     requests = [
         Request(

@@ -1,0 +1,208 @@
+"""Every benchmark on a few questions in its public format, against scores worked by hand."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluate import public_formats
+from tiny import tiny_model
+
+from limner.document.document import Document, Message, Text
+from limner.evaluate.benchmark import Benchmark, Outcome
+from limner.evaluate.benchmarks.mmbench import letter_of
+from limner.evaluate.metrics.anls import similarity
+from limner.evaluate.tasks import TASKS, open_task, where_from
+from limner.generate.engine import Engine
+from limner.generate.request import Request
+
+REPLIES = {
+    "colour?": "Red",
+    "how many?": "one",
+    "is it red?": "no",
+    "is there a dog?": "No, there is none.",
+    "is there a cat?": "yes",
+    "is there a wall?": "yes",
+    "what?": "wall",
+    "Describe": "a red square",
+}
+
+
+class Scripted:
+    """Says what stands beside the first of its keys that the question holds. What is scored is the scoring."""
+
+    model: Any = None
+
+    def __init__(self, replies: Mapping[str, str]) -> None:
+        self.replies = replies
+
+    def run(self, requests: Sequence[Request], /) -> list[Document]:
+        return [self._continued(request.document) for request in requests]
+
+    def _continued(self, document: Document) -> Document:
+        asked = next(message for message in document.messages if message.role == "user").text
+        said = next(reply for text, reply in self.replies.items() if text in asked)
+        begun = document.messages[-1]
+        if begun.role == "assistant":
+            return Document((*document.messages[:-1], Message("assistant", (*begun.parts, Text(said)))))
+        return document.followed_by(Message("assistant", (Text(said),)))
+
+
+def outcome(name: str, folder: Path, **options: Any) -> Outcome:
+    public_formats.ALL[name](folder)
+    benchmark = open_task(name, folder=folder, **options)
+    assert isinstance(benchmark, Benchmark)
+    return benchmark.run(Scripted(REPLIES), limit=None, seed=0)
+
+
+def means(found: Outcome) -> dict[str, float]:
+    return {score.name: round(score.value.mean, 6) for score in found.scores}
+
+
+READ = round(similarity("wall", ["wail"]), 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # red: 7 of 10 said it, so 1; one: all say 1, nothing is normalised, 0; no: 9 of 10, 1.
+        ("vqav2", {"all": round(2 / 3, 6), "other": 1.0, "number": 0.0, "yes/no": 1.0}),
+        ("okvqa", {"all": round(2 / 3, 6), "other": 1.0, "number": 0.0, "yes/no": 1.0}),
+        ("vizwiz", {"all": 0.5, "other": 1.0, "unanswerable": 0.0}),
+        ("textvqa", {"all": 0.5}),
+        ("gqa", {"all": 1.0}),
+        ("docvqa", {"all": round((1.0 + READ) / 2, 6)}),
+        ("infographicvqa", {"all": 0.5}),
+        ("easy_vqa", {"all": round(2 / 3, 6)}),
+        # said: no no yes yes; right: yes no no yes.
+        ("pope", {"accuracy": 0.5, "precision": 0.5, "recall": 0.5, "F1": 0.5, "yes": 0.5}),
+    ],
+)
+def test_scores_are_those_worked_by_hand(name: str, expected: dict[str, float], tmp_path: Path) -> None:
+    assert means(outcome(name, tmp_path)) == expected
+
+
+@pytest.mark.parametrize("name", ["coco_captions", "nocaps", "flickr30k", "image_paragraphs"])
+def test_a_perfect_caption_scores_and_one_of_another_picture_does_not(name: str, tmp_path: Path) -> None:
+    found = outcome(name, tmp_path)
+    right, wrong = (item["score"] for item in found.items)
+    assert right > 100.0
+    assert wrong == 0.0
+    assert means(found)["CIDEr"] == pytest.approx((right + wrong) / 2, abs=1e-5)
+
+
+def test_domains_of_nocaps_have_scores_of_their_own(tmp_path: Path) -> None:
+    assert set(means(outcome("nocaps", tmp_path))) == {"CIDEr", "CIDEr, in-domain", "CIDEr, out-domain"}
+
+
+def test_a_choice_counts_only_when_it_is_right_in_every_rotation(tmp_path: Path) -> None:
+    # "Red" and "wall" are choices, found wherever they stand.
+    assert means(outcome("mmbench", tmp_path)) == {"circular": 1.0, "once": 1.0}
+    always_a = open_task("mmbench", folder=tmp_path).run(Scripted({"": "A"}), limit=None, seed=0)
+    assert means(always_a) == {"circular": 0.0, "once": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("A", "A"),
+        ("(b) blue", "B"),
+        ("B. blue", "B"),
+        ("it is blue", "B"),
+        ("A door", ""),
+        ("red or blue", ""),
+        ("", ""),
+    ],
+)
+def test_the_letter_that_a_reply_stands_for(reply: str, expected: str) -> None:
+    assert letter_of(reply, "colour?\nA. red\nB. blue") == expected
+
+
+def test_mm_vet_leaves_a_file_for_its_judge(tmp_path: Path) -> None:
+    found = outcome("mmvet", tmp_path)
+    assert found.scores == ()
+    assert found.submissions == {"mmvet.submission": {"v1_0": "Red"}}
+
+
+def test_submissions_have_the_servers_form(tmp_path: Path) -> None:
+    found = outcome("vqav2", tmp_path)
+    assert found.submissions["vqav2.submission"][0] == {"question_id": 10, "answer": "red"}
+
+
+@pytest.mark.parametrize("preset", ["dreamllm", "lavit"])
+def test_ancestors_wordings_are_presets(preset: str, tmp_path: Path) -> None:
+    found = outcome("vqav2", tmp_path, preset=preset)
+    assert found.settings["preset"] == preset
+    assert means(found)["other"] == 1.0  # what the reply was begun with is not part of the answer
+
+
+def test_a_constant_reply_is_no_better_than_the_baseline_says(tmp_path: Path) -> None:
+    public_formats.easy_vqa(tmp_path)
+    found = open_task("easy_vqa", folder=tmp_path).run(Scripted({"": "red"}), limit=None, seed=0)
+    (score,) = found.scores
+    assert score.value.mean == pytest.approx(score.baseline)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_real_model_runs_through_every_benchmark(name: str, tmp_path: Path) -> None:
+    public_formats.ALL[name](tmp_path)
+    engine = Engine(tiny_model(), context_length=1024)
+    found = open_task(name, folder=tmp_path).run(engine, limit=1, seed=0)
+    assert len(found.items) == 1
+    assert where_from(name)
+
+
+def test_benchmarks_know_where_their_files_come_from() -> None:
+    for name in set(TASKS) - {"easy_vqa"}:
+        assert "https://" in where_from(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "damage", "message"),
+    [
+        ("vqav2", "v2_mscoco_val2014_annotations.json", '"answers": [', r"line \d+: no JSON"),
+        ("vizwiz", "Annotations/val.json", '"question": "colour?",', r"val.json`, line 2: no `question`"),
+        ("easy_vqa", "test/questions.json", '"circle",', r"line 7: expected \[question, answer, picture\]"),
+        ("pope", "coco_pope_random.json", '"label": "no"', r"coco_pope_random.json`, line 2: no `label`"),
+        ("mmbench", "mmbench_dev_en.tsv", "\tthing", r"line 3: 9 cells for 10 columns"),
+        ("textvqa", "TextVQA_0.5.1_val.json", '"data"', r"no `data`"),
+    ],
+)
+def test_malformed_annotations_are_refused_with_their_line(
+    name: str, file: str, damage: str, message: str, tmp_path: Path
+) -> None:
+    public_formats.ALL[name](tmp_path)
+    text = (tmp_path / file).read_text()
+    if name == "pope":
+        damage += "}"
+        text = text.replace(", " + damage, "}", 1)
+    else:
+        assert damage in text
+        text = text.replace(damage, '"other"' if damage == '"data"' else "", 1)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_task(name, folder=tmp_path)
+
+
+def test_missing_files_pictures_tasks_and_presets_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"questions\.json` is missing"):
+        open_task("vqav2", folder=tmp_path)
+    public_formats.gqa(tmp_path)
+    (tmp_path / "images" / "5.jpg").unlink()
+    with pytest.raises(ValueError, match=r"5\.jpg` is missing \(question q1\)"):
+        open_task("gqa", folder=tmp_path).run(Scripted(REPLIES), limit=None, seed=0)
+    with pytest.raises(ValueError, match="did you mean `vqav2`"):
+        open_task("vqa2", folder=tmp_path)
+    with pytest.raises(ValueError, match="`gqa` has no preset `mine`"):
+        open_task("gqa", folder=tmp_path, preset="mine")
+
+
+def test_records_under_each_form_have_their_lines(tmp_path: Path) -> None:
+    from limner.evaluate.annotations import read_json
+
+    file = tmp_path / "rows.json"
+    file.write_text('{"info": {"rows": 1},\n"rows": [\n{"a": 1},\n\n{"a": "x"}]}\n')
+    assert [(row.line, row.value) for row in read_json(file, under="rows")] == [(3, {"a": 1}), (5, {"a": "x"})]
+    file.write_text(json.dumps({"k": {"a": 1}}))
+    assert [(row.key, row.text("a")) for row in read_json(file)] == [("k", "1")]
