@@ -10,11 +10,12 @@ from limner.compositions import lavit_checkpoint as published
 from limner.document.document import Media
 from limner.document.media import Image
 from limner.modalities.decoders.feature_decoder import AttentionPool, FeatureDecoder
-from limner.modalities.encoders.eva import EvaTransformer
+from limner.modalities.encoders.eva import EvaEncoder
 from limner.modalities.noise import keyed_generator
 from limner.modalities.quantizers.codebook import Codebook, perplexity
 from limner.modalities.quantizers.dynamic import DynamicTokenizer
 from limner.modalities.quantizers.merger import TokenMerger
+from limner.modalities.quantizers.reconstruction import TokenizerReconstruction
 from limner.modalities.quantizers.selector import TokenSelector, gumbel_noise, keep_mask
 
 
@@ -23,7 +24,7 @@ def tokenizer() -> DynamicTokenizer:
     sizes, folder = lavit.sizes(), lavit.required() / "checkpoint" / "visual_tokenizer"
     vision, merger, codes = sizes["vision"], sizes["merger"], sizes["quantizer"]
     made = DynamicTokenizer(
-        EvaTransformer(
+        EvaEncoder(
             image_size=sizes["image_size"],
             patch_size=sizes["patch_size"],
             width=vision["width"],
@@ -65,7 +66,7 @@ def test_the_encoder_agrees_block_by_block(tokenizer: DynamicTokenizer) -> None:
         rows = block(rows)
         lavit.close(rows, recorded[f"out.block_{number}"], atol=1e-5, rtol=1e-4)
     pixels = lavit.case("preprocess")["out.pixels"]
-    lavit.close(tokenizer.encoder(pixels), recorded["out.features"], atol=1e-5, rtol=1e-4)
+    lavit.close(tokenizer.features(pixels), recorded["out.features"], atol=1e-5, rtol=1e-4)
 
 
 def test_the_selector_and_its_noise_agree(tokenizer: DynamicTokenizer) -> None:
@@ -116,7 +117,7 @@ def test_rows_for_the_language_model_agree(tokenizer: DynamicTokenizer) -> None:
     published.fill(merger, published.part(tensors, published.MERGER), source="visual_weight.bin")
     projection = nn.Linear(lavit.sizes()["merger"]["width"], lavit.sizes()["language_model"]["hidden_size"])
     published.fill(projection, published.part(tensors, published.PROJECTION), source="visual_weight.bin")
-    features = tokenizer.encoder(lavit.case("preprocess")["out.pixels"])
+    features = tokenizer.features(lavit.case("preprocess")["out.pixels"])
     rows = merger.exact(features, tokenizer.keep(features, noise=recorded["noise.gumbel.0"]))
     lavit.close(projection(rows.values), recorded["out.rows"], atol=1e-4, rtol=1e-4)
     assert torch.equal(rows.lengths, recorded["out.counts"])
@@ -258,3 +259,67 @@ def test_more_codes_than_patches_are_refused() -> None:
     decoder = FeatureDecoder(code_width=4, width=8, num_patches=4, num_layers=1, num_heads=2, hidden=8, width_out=8)
     with pytest.raises(ValueError, match="5 codes for one picture"):
         decoder(torch.randn(5, 4), torch.tensor([5]))
+
+
+@pytest.fixture
+def reconstruction() -> TokenizerReconstruction:
+    torch.manual_seed(0)
+    encoder = EvaEncoder(image_size=24, patch_size=8, width=16, num_layers=1, num_heads=2, hidden=32)
+    tokenizer = DynamicTokenizer(
+        encoder, merger=TokenMerger(16, num_layers=1, num_heads=2, hidden=32), codebook=Codebook(16, width=4)
+    )
+    decoder = FeatureDecoder(code_width=4, width=16, num_patches=9, num_layers=1, num_heads=2, hidden=32, width_out=16)
+    return TokenizerReconstruction(tokenizer, decoder)
+
+
+def _keys(count: int) -> list[torch.Generator]:
+    return [keyed_generator("reconstruction", number) for number in range(count)]
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_all_that_is_trained_learns_from_the_reconstruction(
+    reconstruction: TokenizerReconstruction, quantized: bool
+) -> None:
+    features = torch.randn(4, 9, 16, generator=keyed_generator("features"))
+    found = reconstruction(features, generators=_keys(4), quantized=quantized)
+    torch.stack([term.mean for term in found.terms.values()]).sum().backward()
+    without = {name for name, p in reconstruction.named_parameters() if p.requires_grad and p.grad is None}
+    assert without == set()
+    assert set(found.terms) == {"reconstruction", "rate"} | ({"commitment"} if quantized else set())
+    assert found.terms["reconstruction"].count == 4.0
+
+
+def test_a_pictures_reconstruction_does_not_depend_on_its_batch(reconstruction: TokenizerReconstruction) -> None:
+    features = torch.randn(4, 9, 16, generator=keyed_generator("features"))
+    together = reconstruction(features, generators=_keys(4), quantized=False).terms["reconstruction"]
+    alone = [
+        reconstruction(features[i : i + 1], generators=_keys(4)[i : i + 1], quantized=False).terms["reconstruction"]
+        for i in range(4)
+    ]
+    torch.testing.assert_close(together.per_item, torch.cat([one.per_item for one in alone]), atol=1e-5, rtol=1e-5)
+
+
+def test_the_rate_is_worked_by_hand(reconstruction: TokenizerReconstruction) -> None:
+    features = torch.randn(4, 9, 16, generator=keyed_generator("features"))
+    found = reconstruction(features, generators=_keys(4), quantized=False)
+    expected = 2.0 * (1 / 3 - found.keep.mean().item()) ** 2
+    assert found.terms["rate"].mean.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_few_steps_bring_features_back(reconstruction: TokenizerReconstruction) -> None:
+    pictures = torch.randn(8, 3, 24, 24, generator=keyed_generator("pictures"))
+    features = reconstruction.tokenizer.features(pictures)
+    trained = [parameter for parameter in reconstruction.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)
+    losses = []
+    for step in range(100):
+        generators = [keyed_generator(step, number) for number in range(8)]
+        found = reconstruction(features, generators=generators, quantized=False)
+        optimizer.zero_grad()
+        torch.stack([term.mean for term in found.terms.values()]).sum().backward()
+        optimizer.step()
+        losses.append(found.terms["reconstruction"].mean.item())
+    assert losses[-1] < 0.6 * losses[0]
+    made, lengths, codes = reconstruction.reconstruct(features)
+    assert made.shape == features.shape
+    assert int(lengths.sum()) == len(codes)

@@ -1,7 +1,7 @@
 """EVA's vision transformer: pre-norm blocks without relative positions, last block's output, no final norm.
 
-The encoder of LaVIT (EVA-CLIP g/14, 40 blocks of width 1408). `EvaTransformer` alone turns pixels into patch features;
-what makes tokens of them is in `quantizers/`.
+The encoder whose patch features the visual tokenizer of `quantizers/` was made for (EVA-CLIP g/14: 40 blocks of width
+1408).
 """
 
 import numpy
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from limner.document.document import Media
+from limner.modalities.base import Encoder, Features
 from limner.modalities.quantizers.blocks import FeedForward, SelfAttention, attend_to_all, initialise
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -33,7 +34,7 @@ class EvaBlock(nn.Module):
         return rows + self.mlp(self.norm2(rows))
 
 
-class EvaTransformer(nn.Module):
+class EvaEncoder(Encoder):
     """Pixels -> patch features in raster order."""
 
     def __init__(
@@ -56,12 +57,17 @@ class EvaTransformer(nn.Module):
         patches = self.patches(pixels).flatten(2).transpose(1, 2)
         return torch.cat([self.class_row.expand(len(patches), -1, -1), patches], dim=1) + self.positions
 
-    def forward(self, pixels: Float[Tensor, "items 3 height width_px"]) -> Float[Tensor, "items patches width"]:
+    def forward(self, items: Float[Tensor, "items 3 height width_px"]) -> Features:
         """Features of the patches, the class row left out."""
-        rows = self.embed(pixels)
+        rows = self.embed(items)
         for block in self.blocks:
             rows = block(rows)
-        return rows[:, 1:]
+        lengths = torch.full((len(items),), self.num_patches, device=items.device)
+        return Features(rows[:, 1:].flatten(0, 1), lengths)
+
+    def measure(self, media: Media) -> int:
+        """The number of patches, the same for every picture."""
+        return self.num_patches
 
     def preprocess(self, media: Media) -> Float[Tensor, "3 height width_px"]:
         """The picture squeezed to a square (bicubic), brought to CLIP's mean and deviation."""

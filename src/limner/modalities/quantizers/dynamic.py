@@ -13,13 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from limner.modalities.base import Features
-from limner.modalities.encoders.eva import EvaTransformer
+from limner.modalities.base import Encoder, Features
 from limner.modalities.quantizers.blocks import initialise
 from limner.modalities.quantizers.codebook import Codebook
 from limner.modalities.quantizers.merger import TokenMerger
 from limner.modalities.quantizers.selector import TokenSelector, keep_mask
-
 
 MergerPath = Callable[[TokenMerger, Tensor, Tensor], Features]
 """How kept rows are computed: `TokenMerger.exact` or `TokenMerger.packed`."""
@@ -35,11 +33,14 @@ class PictureTokens(NamedTuple):
 
 
 class DynamicTokenizer(nn.Module):
-    """`path` is the merger's: exact for imported weights, packed for those that were trained on it."""
+    """`path` is the merger's: exact for imported weights, packed for those whose scores are small enough.
+
+    The encoder may be any that gives every picture the same number of rows; it is frozen.
+    """
 
     def __init__(
         self,
-        encoder: EvaTransformer,
+        encoder: Encoder,
         *,
         merger: TokenMerger,
         codebook: Codebook,
@@ -54,6 +55,11 @@ class DynamicTokenizer(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, codebook.vectors.shape[1]))
         self.head.apply(initialise)
         self.codebook = codebook
+
+    @torch.no_grad()
+    def features(self, pixels: Float[Tensor, "items 3 height width_px"]) -> Float[Tensor, "items patches width"]:
+        """What the frozen encoder sees, in float32."""
+        return self.encoder(pixels).values.float().unflatten(0, (len(pixels), -1))
 
     def keep(
         self, features: Float[Tensor, "items patches width"], *, noise: Float[Tensor, "items patches 2"] | None = None
@@ -73,7 +79,7 @@ class DynamicTokenizer(nn.Module):
         noise: Float[Tensor, "items patches 2"] | None = None,
     ) -> PictureTokens:
         """Codes of pictures, 0 to the number of patches of each."""
-        features = self.encoder(pixels)
+        features = self.features(pixels)
         keep = self.keep(features, noise=noise)
         rows = self.merged(features, keep)
         found = self.codebook(self.head(rows.values))
