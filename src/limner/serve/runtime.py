@@ -1,0 +1,201 @@
+"""The engine in a thread of its own: requests join while others are under way, and leave when nobody waits for them.
+
+    submit -> waiting (bounded) -> joined between two steps -> events -> the submitter's own event loop
+
+A request that fails is told so by its ticket and touches no other. When the process is to end, `close` lets those that
+joined finish and turns away those that wait.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from limner.generate.engine import Engine
+from limner.generate.events import Done, Event
+from limner.generate.request import Request, Row
+from limner.generate.running import Running, num_slots
+
+logger = logging.getLogger(__name__)
+
+
+class Full(Exception):
+    """No place to wait; `retry_after` seconds is when there may be one."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__("the server is busy")
+        self.retry_after = retry_after
+
+
+class Closed(Exception):
+    """The server is shutting down."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last thing that a ticket hears when its request could not be answered."""
+
+    error: Exception
+
+
+@dataclass
+class Ticket:
+    """A request on its way. Events arrive on the event loop on which it was submitted."""
+
+    request: Request
+    loop: asyncio.AbstractEventLoop
+    arrived: float = field(default_factory=time.monotonic)
+    row: Row | None = None
+    num_prompt_tokens: int = 0
+    cancelled: bool = False
+    _events: asyncio.Queue[Event | Failed] = field(default_factory=asyncio.Queue)
+
+    async def events(self) -> AsyncIterator[Event]:
+        """What happens, up to `Done`. Raises what the request failed with."""
+        while True:
+            event = await self._events.get()
+            if isinstance(event, Failed):
+                raise event.error
+            yield event
+            if isinstance(event, Done):
+                return
+
+    def tell(self, event: Event | Failed) -> None:
+        """Hand an event over, from any thread. A loop that is gone hears nothing."""
+        try:
+            self.loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:
+            self.cancelled = True
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is going on."""
+
+    running: int
+    waiting: int
+
+
+class Runtime:
+    """`num_rows` requests run at once, `max_waiting` wait, the rest are turned away."""
+
+    def __init__(self, engine: Engine, *, num_rows: int = 16, max_waiting: int = 64) -> None:
+        self.num_rows = num_rows
+        self.max_waiting = max_waiting
+        self._running: Running = engine.running(num_rows=num_rows, on_event=self._on_event)
+        self._waiting: deque[Ticket] = deque()
+        self._joined: dict[int, Ticket] = {}
+        self._changed = threading.Condition()
+        self._closing = False
+        self._seconds_per_request = 1.0
+        self._thread = threading.Thread(target=self._work, name="limner-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def load(self) -> Load:
+        """Requests that run and that wait."""
+        return Load(len(self._joined), len(self._waiting))
+
+    def submit(self, request: Request) -> Ticket:
+        """Let a request wait for its turn; called on an event loop. Raises Full, Closed, and ValueError for a request
+        that could never run."""
+        if num_slots(request) > self.num_rows:
+            raise ValueError(f"{num_slots(request)} beams; the server has {self.num_rows} rows\nhint: ask for fewer")
+        ticket = Ticket(request, asyncio.get_running_loop())
+        with self._changed:
+            if self._closing:
+                raise Closed
+            if len(self._waiting) >= self.max_waiting:
+                raise Full(max(1, round(len(self._waiting) * self._seconds_per_request / self.num_rows)))
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Let a request leave: at once where it waits, between two steps where it runs."""
+        with self._changed:
+            ticket.cancelled = True
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            self._changed.notify()
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Finish what runs, turn away what waits, stop the thread."""
+        with self._changed:
+            self._closing = True
+            turned_away, self._waiting = list(self._waiting), deque()
+            self._changed.notify()
+        for ticket in turned_away:
+            ticket.tell(Failed(Closed()))
+        self._thread.join(timeout)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting and not self._joined:
+                    if self._closing:
+                        return
+                    self._changed.wait()
+                joining = self._next()
+            try:
+                self._drop_cancelled()
+                self._join(joining)
+                self._running.step()
+            except Exception as error:
+                # One bad step must not end the service: those in it are told, and it starts anew.
+                logger.exception("a step failed")
+                self._fail_all(error)
+
+    def _next(self) -> list[Ticket]:
+        """Tickets that have a place now, in the order in which they came."""
+        free, joining = self._running.num_free, []
+        while self._waiting and num_slots(self._waiting[0].request) <= free:
+            ticket = self._waiting.popleft()
+            free -= num_slots(ticket.request)
+            joining.append(ticket)
+        return joining
+
+    def _join(self, tickets: list[Ticket]) -> None:
+        """Run the prompts together; where one cannot be run, one by one, so that only that one is told."""
+        if not tickets:
+            return
+        try:
+            rows = self._running.add([ticket.request for ticket in tickets])
+        except ValueError as error:
+            if len(tickets) == 1:
+                tickets[0].tell(Failed(error))
+                return
+            for ticket in tickets:
+                self._join([ticket])
+            return
+        for ticket, row in zip(tickets, rows, strict=True):
+            ticket.row = row
+            ticket.num_prompt_tokens = self._running.cache.lengths[row.slots[0]]
+            self._joined[row.index] = ticket
+
+    def _on_event(self, index: int, event: Event) -> None:
+        ticket = self._joined.get(index)
+        if ticket is None:
+            return
+        if isinstance(event, Done):
+            del self._joined[index]
+            seconds = time.monotonic() - ticket.arrived
+            self._seconds_per_request += 0.1 * (seconds - self._seconds_per_request)
+        ticket.tell(event)
+
+    def _drop_cancelled(self) -> None:
+        for index, ticket in list(self._joined.items()):
+            if ticket.cancelled:
+                assert ticket.row is not None, "what joined has a row"
+                self._running.drop(ticket.row)
+                del self._joined[index]
+
+    def _fail_all(self, error: Exception) -> None:
+        for ticket in self._joined.values():
+            ticket.tell(Failed(error))
+        for row in list(self._running.rows):
+            self._running.drop(row)
+        self._joined.clear()
