@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 import limner
-from limner.cli import chat, compare, config, data, demo, doctor, evaluate, export, generate, models, train
+from limner.cli import chat, compare, config, data, demo, doctor, evaluate, export, generate, models, serve, train
 
 # New versions of typer bring their own click, old ones use the installed one. In both the chain is
 # BadParameter, UsageError, ClickException.
@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo, generate, chat, train, evaluate, compare, export, models, doctor):
+for verb in (demo, generate, chat, serve, train, evaluate, compare, export, models, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
