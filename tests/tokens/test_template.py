@@ -22,9 +22,19 @@ DEFAULT_SYSTEM = (
 )
 SHOUTING = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
 BACKWARDS = "{% for message in messages | reverse %}{{ message['content'] + '|' }}{% endfor %}"
-NO_SYSTEM = (
-    "{% for message in messages %}{% if message['role'] == 'system' %}"
-    "{{ raise_exception('no system role') }}{% endif %}{{ message['content'] }}{% endfor %}"
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
+    "{{ '<turn>' + role + '\n' + message['content'] | trim + '<end>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}"
+)
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
+    "{% set system = '<<SYS>>\n' + messages[0]['content'] + '\n<</SYS>>\n\n' %}"
+    "{% else %}{% set loop_messages = messages %}{% set system = '' %}{% endif %}{{ bos_token }}"
+    "{% for message in loop_messages %}{% if message['role'] == 'user' %}"
+    "{{ '[INST] ' + (system if loop.first else '') + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + eos_token }}{% endif %}{% endfor %}"
 )
 
 
@@ -85,10 +95,27 @@ def test_bos_begins_the_document_once_and_is_no_part_of_the_roles() -> None:
     assert _written(template, Document.page(["x"])) == "<|endoftext|>x<|im_end|>"
 
 
-@pytest.mark.parametrize("chat_template", [SHOUTING, BACKWARDS, NO_SYSTEM])
+@pytest.mark.parametrize("chat_template", [SHOUTING, BACKWARDS])
 def test_a_template_that_cannot_be_cut_is_refused(chat_template: str) -> None:
     with pytest.raises(ValueError, match=r"cannot be read as role strings\nhint: pass a Template"):
         _template(chat_template)
+
+
+@pytest.mark.parametrize("chat_template", [GEMMA, LLAMA2])
+def test_a_family_without_a_system_role_takes_it_into_the_users_first_turn(chat_template: str) -> None:
+    tokenizer = byte_tokenizer().tokenizer
+    tokenizer.chat_template, tokenizer.bos_token = chat_template, "<|endoftext|>"
+    template = Template.from_tokenizer(tokenizer)
+    plain = [{"role": role, "content": text} for role, text in CHAT[1:]]
+    assert _written(template, Document.chat(CHAT[1:])) == tokenizer.apply_chat_template(plain, tokenize=False)
+    said = _written(template, Document.chat(CHAT))
+    if chat_template is LLAMA2:
+        messages = [{"role": role, "content": text} for role, text in CHAT]
+        assert said == tokenizer.apply_chat_template(messages, tokenize=False)
+    else:
+        assert "<turn>user\nBe brief.\n\nHi.<end>" in said
+    with pytest.raises(ValueError, match=r"no system role of its own\nhint: say it once"):
+        _written(template, Document.chat([*CHAT[1:3], CHAT[0]]))
 
 
 def test_a_tokenizer_without_a_template_is_refused() -> None:

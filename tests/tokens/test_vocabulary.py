@@ -31,6 +31,16 @@ def test_two_roles_cannot_share_an_id() -> None:
         Vocabulary(10, {"a": 3, "b": 3})
 
 
+def test_slots_may_share_an_id_with_one_another_and_with_nothing_else() -> None:
+    ids = {"image.in.begin": 5, "image.in.slot": 6, "image.in.end": 7, "image.out.begin": 8, "image.out.slot": 6}
+    shared = Vocabulary(10, {**ids, "image.out.end": 9})
+    assert shared.span("image", Direction.IN).slot == shared.span("image", Direction.OUT).slot == 6
+    assert shared.num_added == 0
+    assert Vocabulary(6, {**ids, "image.out.end": 9}).num_added == 4
+    with pytest.raises(ValueError, match="share a token id"):
+        Vocabulary(10, {**ids, "image.out.end": 6})
+
+
 def test_an_unknown_span_is_refused_with_what_there_is() -> None:
     with pytest.raises(ValueError, match=r"no `image` in the direction `out`; it has image\.in\nhint: "):
         Vocabulary.grow(9, roles=span_roles("image", [Direction.IN])).span("image", Direction.OUT)

@@ -12,7 +12,11 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
+from limner.document.array import Array
+from limner.document.audio import Audio
 from limner.document.media import File, Image
+from limner.document.text_file import TextFile
+from limner.document.video import Video
 
 Role = Literal["system", "user", "assistant", "page"]
 """Who speaks. `page` is running text without role markup (a web page, a book, a null prompt)."""
@@ -35,7 +39,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Media:
-    """One picture (or, with other modalities, one sound, video, file).
+    """One picture (or, with other modalities, one sound, video, text, array: a `File` of some kind).
 
     `directions` None takes the role's default: what a user shows is read (`in`); what an assistant or a page shows is
     made and then read back (`out`, `in`), so that what follows can see it. `payload` None stands for a picture that
@@ -92,12 +96,23 @@ class Message:
         return (Direction.IN,)
 
 
-def _as_part(value: "Part | Image | str") -> Part:
+_MODALITIES: Mapping[type[File], str] = {Audio: "sound", Video: "video", TextFile: "document"}
+"""The modality of a payload that stands by itself among the parts of a message."""
+
+
+def _as_part(value: "Part | Image | File | str") -> Part:
     if isinstance(value, str):
         return Text(value)
     if isinstance(value, Image):
         return Media(value)
-    return value
+    if not isinstance(value, File):
+        return value
+    if type(value) not in _MODALITIES:
+        raise ValueError(
+            f"`{value.name}` does not say which modality reads it\n"
+            f"hint: write Media({type(value).__name__}(...), modality=...)"
+        )
+    return Media(value, modality=_MODALITIES[type(value)])
 
 
 @dataclass(frozen=True)
@@ -117,13 +132,15 @@ class Document:
                 )
 
     @staticmethod
-    def page(parts: Iterable[Part | Image | str], *, meta: Mapping[str, Any] | None = None) -> "Document":
+    def page(parts: Iterable[Part | Image | File | str], *, meta: Mapping[str, Any] | None = None) -> "Document":
         """Running text and pictures, without roles."""
         return Document((Message("page", tuple(_as_part(part) for part in parts)),), meta or {})
 
     @staticmethod
     def chat(
-        turns: Iterable[tuple[Role, Sequence[Part | Image | str] | str]], *, meta: Mapping[str, Any] | None = None
+        turns: Iterable[tuple[Role, Sequence[Part | Image | File | str] | str]],
+        *,
+        meta: Mapping[str, Any] | None = None,
     ) -> "Document":
         """A conversation: (role, parts) pairs; a plain string stands for one text part."""
         messages = tuple(
@@ -248,7 +265,7 @@ def _part_from_json(data: Any, *, where: str) -> Part:
         )
     payload = None
     if url is not None:
-        payload = (Image if url.startswith("data:image/") else File).from_data_url(url, name=where)
+        payload = _payload_kind(url).from_data_url(url, name=where)
     return Media(
         payload,
         modality=modality,
@@ -256,6 +273,21 @@ def _part_from_json(data: Any, *, where: str) -> Part:
         directions=None if directions is None else tuple(Direction(direction) for direction in directions),
         alt=data.get("alt", ""),
     )
+
+
+_KINDS: Mapping[str, type[Image | File]] = {
+    "image/": Image,
+    "audio/": Audio,
+    "video/": Video,
+    "text/": TextFile,
+    "application/x-npy": Array,
+}
+"""Beginning of a data URL's type -> what it becomes; anything else stays a `File`."""
+
+
+def _payload_kind(url: str) -> type[Image | File]:
+    found = [kind for beginning, kind in _KINDS.items() if url.startswith("data:" + beginning)]
+    return found[0] if found else File
 
 
 def _part_to_openai(part: Part) -> dict[str, Any]:

@@ -39,22 +39,37 @@ class Renderer:
         trained: list[bool] = []
         spans: list[Span] = []
         media: list[Media] = []
+        ends: list[int] = []
         for piece in pieces:
             if isinstance(piece, TextPiece | MarkupPiece):
                 encode = self.tokenizer.text_ids if isinstance(piece, TextPiece) else self.tokenizer.markup_ids
                 new = encode(piece.text)
                 ids += new
                 trained += [piece.train] * len(new)
+                if isinstance(piece, TextPiece) or piece.train:
+                    ends.append(len(ids))
                 continue
-            tokens = self.vocabulary.span(piece.media.modality, piece.direction)
+            before, slot, after = self._edges(piece.media, piece.direction)
             length = self.measure(piece.media, piece.direction)
             # The `out` and `in` spans of one part share an item: what was made is what is read back.
             if not media or media[-1] is not piece.media or spans[-1].direction == piece.direction:
                 media.append(piece.media)
-            spans.append(Span(piece.media.modality, piece.direction, len(ids) + 1, length, len(media) - 1))
-            ids += [tokens.begin, *[tokens.slot] * length, tokens.end]
+            else:
+                ends.pop()
+            start = len(ids) + len(before)
+            spans.append(Span(piece.media.modality, piece.direction, start, length, len(media) - 1, len(before)))
+            ids += [*before, *[slot] * length, *after]
             begins = piece.train and piece.direction is Direction.OUT
-            trained += [begins] + [False] * (length + 1)
+            trained += [begins] * len(before) + [False] * (length + len(after))
+            ends.append(len(ids))
         if trained:
             trained[0] = False  # nothing stands before it from which it could be predicted
-        return Sequence(tuple(ids), tuple(trained), tuple(spans), tuple(media), key)
+        return Sequence(tuple(ids), tuple(trained), tuple(spans), tuple(media), key, tuple(ends))
+
+    def _edges(self, media: Media, direction: Direction) -> tuple[list[int], int, list[int]]:
+        """What stands before a span, at its slots, and after it."""
+        bare = self.vocabulary.bare_slot(media.modality, direction)
+        if bare is not None:
+            return [], bare, []
+        tokens = self.vocabulary.span(media.modality, direction)
+        return [tokens.begin], tokens.slot, [tokens.end]

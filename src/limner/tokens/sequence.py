@@ -7,29 +7,35 @@ from limner.document.document import Direction, Media
 
 @dataclass(frozen=True)
 class Span:
-    """`length` slots from `start` on belong to media `item`; a begin token stands before them, an end token after."""
+    """`length` slots from `start` on belong to media `item`; `edge` tokens stand on either side of them: one (begin,
+    end), or none."""
 
     modality: str
     direction: Direction
     start: int
     length: int
     item: int
+    edge: int = 1
 
     @property
     def outer(self) -> tuple[int, int]:
         """[first, last + 1) including the begin and end tokens."""
-        return self.start - 1, self.start + self.length + 1
+        return self.start - self.edge, self.start + self.length + self.edge
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """`trained[i]` says whether the id at i is a target (predicted from i - 1)."""
+    """`trained[i]` says whether the id at i is a target (predicted from i - 1).
+
+    `ends` are the places where a part has ended, or a message that is trained: there a document may be cut.
+    """
 
     ids: tuple[int, ...]
     trained: tuple[bool, ...]
     spans: tuple[Span, ...] = ()
     media: tuple[Media, ...] = ()
     key: str = ""
+    ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.trained)
@@ -59,4 +65,9 @@ class Sequence:
             trained=self.trained[:end],
             spans=tuple(replace(span, item=order[span.item]) for span in spans),
             media=tuple(self.media[item] for item in kept),
+            ends=tuple(place for place in self.ends if place <= end),
         )
+
+    def whole_parts(self, max_length: int) -> "Sequence":
+        """The longest beginning of at most `max_length` ids that holds whole parts alone; of no ids where none fits."""
+        return self.cut(max((end for end in self.ends if end <= max_length), default=0))

@@ -27,14 +27,22 @@ def span_roles(modality: str, directions: Sequence[Direction]) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Role -> id. Ids from `base_size` on are rows that were added to the language model."""
+    """Role -> id. Ids from `base_size` on are rows that were added to the language model.
+
+    Ids below it are rows of the language model itself: those of an imported checkpoint all are, and none is added.
+    """
 
     base_size: int
     ids: Mapping[str, int]
 
     def __post_init__(self) -> None:
-        if len(set(self.ids.values())) != len(self.ids):
-            raise ValueError(f"two roles share a token id: {dict(self.ids)}\nhint: every role needs an id of its own")
+        # Slots are overwritten, so they may share a row (imported checkpoints do); nothing else may.
+        own = [token for role, token in self.ids.items() if not role.endswith(".slot")]
+        slots = {token for role, token in self.ids.items() if role.endswith(".slot")}
+        if len(set(own)) != len(own) or slots & set(own):
+            raise ValueError(
+                f"two roles share a token id: {dict(self.ids)}\nhint: every role but a slot needs an id of its own"
+            )
 
     @staticmethod
     def grow(base_size: int, *, roles: Sequence[str]) -> "Vocabulary":
@@ -44,7 +52,7 @@ class Vocabulary:
     @property
     def num_added(self) -> int:
         """Rows added to the language model."""
-        return sum(token >= self.base_size for token in self.ids.values())
+        return len({token for token in self.ids.values() if token >= self.base_size})
 
     def span(self, modality: str, direction: Direction) -> SpanTokens:
         """The ids around a span. Raises ValueError when the model has no such modality or direction."""
@@ -56,6 +64,14 @@ class Vocabulary:
                 f"the model has no `{modality}` in the direction `{direction}`; it has {', '.join(known) or 'none'}\n"
                 "hint: leave that media part out, or use a model that was built with it"
             ) from None
+
+    def bare_slot(self, modality: str, direction: Direction) -> int | None:
+        """The id at the slots of a span that has neither begin nor end token; None where it has them, or is unknown.
+
+        Such an id may be negative: no token at all, but a place for rows that features will overwrite.
+        """
+        role = f"{modality}.{direction}"
+        return None if f"{role}.begin" in self.ids else self.ids.get(f"{role}.slot")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary."""
