@@ -160,7 +160,7 @@ def test_the_sampler_follows_an_exact_velocity_to_the_latents():
     decoder = tiny_decoder()
     condition, latents = batch(decoder, 1)
     start = torch.randn(decoder.autoencoder.latent_shape, generator=generators(0)[0])[None]
-    decoder._velocity = lambda noisy, times, rows: start - latents
+    decoder.predict = lambda noisy, times, rows: start - latents
     seen = []
     sample(decoder, condition[None], 0, steps=5, on_step=lambda *report: seen.append(report))
     torch.testing.assert_close(seen[-1][2], latents, atol=1e-5, rtol=1e-5)

@@ -17,6 +17,7 @@ A decoder turns hidden states at an out-span into a picture. `encode` is its fro
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -109,6 +110,8 @@ class Decoder(nn.Module, ABC):
 
     condition_width: int
     target_size: tuple[int, int]
+    sources: Mapping[str, str] = MappingProxyType({})
+    """Parts whose weights are published elsewhere: name -> "<published name>@<fingerprint>"."""
     is_random: bool = False
     """Whether `preprocess` or `encode` gives something else at every call; then what it gives is never cached."""
 
@@ -134,6 +137,17 @@ class Decoder(nn.Module, ABC):
         `latents` is what `encode` gave: of moments, a latent per item is drawn from its generator.
         """
 
+    def check_sampling(self, *, sampler: str, size: tuple[int, int] | None, num_inference_steps: int) -> None:
+        """Raise ValueError for what `sample` would refuse, so that a request fails before anything is computed.
+
+        Here: any sampler and size but the decoder's own.
+        """
+        if sampler or size:
+            raise ValueError(
+                f"sampler `{sampler}` and size {size} were asked of a {type(self).__name__}, which has its own alone\n"
+                "hint: leave both out"
+            )
+
     @abstractmethod
     def sample(
         self,
@@ -142,9 +156,15 @@ class Decoder(nn.Module, ABC):
         guidance: Guidance,
         generators: Sequence[torch.Generator],
         num_inference_steps: int,
+        sampler: str = "",
+        size: tuple[int, int] | None = None,
         on_step: Callable[[int, int, Tensor], None] | None = None,
     ) -> Float[Tensor, "items 3 height width_px"]:
-        """Pictures, RGB in [-1, 1]. `on_step(step, num_steps, latents)` is called after each step."""
+        """Pictures, RGB in [-1, 1]. `on_step(step, num_steps, latents)` is called after each step.
+
+        `sampler` names one of the ways from noise to a picture that the decoder knows, "" its own; `size` is (h, w) in
+        pixels, None for `target_size`. Raises ValueError for a sampler or a size that does not suit.
+        """
 
 
 class Reader(NamedTuple):

@@ -59,8 +59,13 @@ class ClassifierFreeGuidance:
         return self.rescale * guided * ratio + (1.0 - self.rescale) * guided
 
 
-def guidance_for(scale: float) -> Guidance:
-    """The guidance object for a user's `guidance_scale`; 1 means none. Raises ValueError below 1."""
+def guidance_for(scale: float, *, rescale: float = 0.0) -> Guidance:
+    """The guidance object for a user's `guidance_scale`; 1 means none, and then there is nothing to rescale.
+
+    Raises ValueError for a scale below 1 and for a rescale outside [0, 1].
+    """
+    if not 0.0 <= rescale <= 1.0:
+        raise ValueError(f"guidance_rescale is {rescale}; expected 0 to 1\nhint: 0 switches it off, 0.7 is usual")
     if scale < 1.0:
         raise ValueError(f"guidance_scale is {scale}; expected at least 1\nhint: 1 switches guidance off, 3 is usual")
-    return NoGuidance() if scale == 1.0 else ClassifierFreeGuidance(scale)
+    return NoGuidance() if scale == 1.0 else ClassifierFreeGuidance(scale, rescale)
