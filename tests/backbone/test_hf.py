@@ -133,3 +133,16 @@ def test_the_language_model_s_own_stop_ids_are_known(given: int | list[int] | No
     model = causal_lm()
     model.generation_config.eos_token_id = given
     assert Backbone(model).stop_ids == stops
+
+
+@torch.no_grad()
+def test_a_checkpoint_s_own_rows_need_no_added_ones():
+    backbone, plain = tiny_backbone(num_added=0, tied=False), causal_lm(tied=False)
+    ids = torch.tensor([[3, 49, 7]])
+    torch.testing.assert_close(backbone.embed(ids), plain.get_input_embeddings()(ids), rtol=0, atol=0)
+    hidden = torch.randn(2, 16)
+    torch.testing.assert_close(backbone.logits(hidden), plain.lm_head(hidden), rtol=0, atol=0)
+    assert backbone.added_input.shape == backbone.added_output.shape == (0, 16)
+    with torch.enable_grad():
+        backbone.logits(_hidden(backbone, ids)[0]).sum().backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []

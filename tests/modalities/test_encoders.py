@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
@@ -15,6 +17,7 @@ from transformers import (
 from limner.document.document import Media
 from limner.document.media import Image
 from limner.modalities.encoders.clip import ClipEncoder
+from limner.modalities.encoders.dinov3 import DinoV3Encoder
 from limner.modalities.encoders.efficientnet import EfficientNetEncoder
 from limner.modalities.encoders.siglip import SiglipEncoder
 
@@ -118,6 +121,46 @@ def test_siglip_has_no_class_row_to_drop(siglip_directory):
     encoder = SiglipEncoder(siglip_directory)
     check_contract(encoder, picture())
     assert encoder.measure(picture()) == 4
+
+
+@pytest.fixture
+def dinov3_directory(tmp_path):
+    torch.manual_seed(0)
+    DINOv3ViTModel(DINOv3ViTConfig(**TINY, num_register_tokens=2)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_dinov3_drops_its_class_row_and_registers(dinov3_directory):
+    encoder = DinoV3Encoder(dinov3_directory)
+    check_contract(encoder, picture())
+    assert encoder.measure(picture()) == 4
+    items = encoder.preprocess(picture())[None]
+    states = encoder.network(items, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(encoder(items).values, states[-1][0, 3:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("layer", [-4, -3, -2, -1, 0, 3])
+@pytest.mark.parametrize(
+    ("encoder", "directory"),
+    [(ClipEncoder, "clip_directory"), (SiglipEncoder, "siglip_directory"), (DinoV3Encoder, "dinov3_directory")],
+)
+def test_only_the_layers_that_are_needed_run(encoder, directory, layer, request):
+    tower = encoder(request.getfixturevalue(directory), select_layer=layer)
+    items = tower.preprocess(picture())[None]
+    expected = tower.network(items, output_hidden_states=True).hidden_states[layer][0, tower.first_patch :]
+    ran = []
+    for number, module in enumerate(tower.layers):
+        module.register_forward_hook(lambda *_, number=number: ran.append(number))
+    torch.testing.assert_close(tower(items).values, expected, rtol=0, atol=0)
+    assert ran == list(range(layer % 4))
+
+
+def test_a_tower_can_be_made_of_published_numbers_alone():
+    config = {"vision_config": TINY, "text_config": {"hidden_size": 8}}
+    processor = {"size": 28, "crop_size": 28, "image_mean": [0.0, 0.0, 0.0], "image_std": [0.5, 0.5, 0.5]}
+    encoder = ClipEncoder.from_config(config, select_layer=-1, processor=processor)
+    check_contract(encoder, picture())
+    torch.testing.assert_close(encoder.preprocess(picture())[:, 14, 14], torch.tensor([2.0, 0.0, 0.0]))
 
 
 @pytest.mark.parametrize("select_layer", [-5, 4])

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from limner.modalities.base import Features
-from limner.modalities.projectors import DiscriminantProjector, LinearProjector, MemoryProjector, MLPProjector, Rowwise
+from limner.modalities.projectors import (
+    ConvProjector,
+    DiscriminantProjector,
+    LinearProjector,
+    MemoryProjector,
+    MLPProjector,
+    NormalisedProjector,
+    Rowwise,
+)
 
 
 def _memory(**changes) -> MemoryProjector:
@@ -35,6 +43,38 @@ def test_rowwise_projects_each_row_by_itself_and_keeps_lengths(rows: torch.nn.Mo
 def test_an_mlp_of_one_layer_is_refused() -> None:
     with pytest.raises(ValueError, match=r"depth 1; expected at least 2\nhint: use LinearProjector"):
         MLPProjector(width_in=3, width_out=5, depth=1)
+
+
+def test_a_convolution_sees_the_neighbours_of_its_own_item_only() -> None:
+    projector = ConvProjector(width_in=3, width_out=5)
+    values = torch.randn(13, 3, generator=torch.Generator().manual_seed(0))
+    both = projector(Features(values, torch.tensor([4, 9])))
+    assert both.lengths.tolist() == [4, 9]
+    alone = projector(Features(values[4:], torch.tensor([9])))
+    torch.testing.assert_close(both.values[4:], alone.values)
+    grid = values[4:].T.reshape(1, 3, 3, 3)
+    torch.testing.assert_close(alone.values[4], projector.conv(grid)[0, :, 1, 1])
+    assert projector.measure(9) == 9
+    with pytest.raises(ValueError, match=r"8 feature rows; a convolution takes a square grid\nhint: "):
+        projector.measure(8)
+
+
+def test_a_norm_may_stand_behind_a_projector() -> None:
+    inner = Rowwise(LinearProjector(width_in=3, width_out=5))
+    projector = NormalisedProjector(inner, width=5)
+    values = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    found = projector(Features(values, torch.tensor([2, 4])))
+    torch.testing.assert_close(found.values, torch.nn.functional.layer_norm(inner.rows(values), (5,)))
+    assert projector.measure(7) == 7
+
+
+def test_an_mlp_may_be_without_bias() -> None:
+    assert [
+        name for name, _ in MLPProjector(width_in=3, width_out=5, normalise=False, bias=False).named_parameters()
+    ] == [
+        "layers.0.weight",
+        "layers.2.weight",
+    ]
 
 
 def test_remembering_whitens() -> None:

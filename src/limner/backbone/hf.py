@@ -67,8 +67,8 @@ class Backbone(nn.Module):
     def _new_rows(matrix: Tensor, num_added: int) -> nn.Parameter:
         # The mean of the old rows plus noise far below their spread: a new token starts as likely as any other,
         # and tokens added together start apart.
-        if matrix.device.type == "meta":
-            return nn.Parameter(matrix.new_empty(num_added, matrix.shape[1]))
+        if matrix.device.type == "meta" or not num_added:
+            return nn.Parameter(torch.empty(num_added, matrix.shape[1], device=matrix.device))
         with torch.no_grad():
             mean = matrix.float().mean(dim=0, keepdim=True)
             noise = torch.randn(num_added, matrix.shape[1]) * 0.1 * matrix.float().std()
@@ -92,8 +92,8 @@ class Backbone(nn.Module):
 
     def embed(self, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_model"]:
         """Input rows of ids, added ones included."""
-        # The module, not its matrix: some families scale in it.
-        rows = self.language_model.get_input_embeddings()(ids.clamp(max=self.base_size - 1))
+        # The module, not its matrix: some families scale in it. A negative id is a place that will be overwritten.
+        rows = self.language_model.get_input_embeddings()(ids.clamp(min=0, max=self.base_size - 1))
         # Without added ids too: the added rows then have a zero gradient instead of none.
         added = ids >= self.base_size
         return rows.index_put((added,), self.added_input[ids[added] - self.base_size].to(rows.dtype))
@@ -103,7 +103,7 @@ class Backbone(nn.Module):
         embeddings: Float[Tensor, "batch seq d_model"],
         *,
         positions: Int[Tensor, "batch seq"],
-        mask: Float[Tensor, "batch 1 seq keys"] | Int[Tensor, "1 1 longest bounds"],
+        mask: Float[Tensor, "batch 1 seq keys"] | Int[Tensor, "1 sides longest bounds"],
         cache: Any = None,
     ) -> Float[Tensor, "batch seq d_model"]:
         """Hidden states after the final norm. `mask` is additive or that of `Segments`, `cache` a `CacheStep`."""
@@ -150,7 +150,8 @@ class Backbone(nn.Module):
         """Scores over the old and the added vocabulary, in float32."""
         scores = self.language_model.get_output_embeddings()(hidden).float()
         added = self.added_input if self.added_output is None else self.added_output
-        if len(added):
+        # Trained without rows (a recipe may name them all), they still have a gradient: the one of nothing.
+        if len(added) or added.requires_grad:
             scores = torch.cat([scores, F.linear(hidden.float(), added.float())], dim=-1)
         if self.logit_factor != 1.0:
             scores = scores * self.logit_factor

@@ -5,6 +5,8 @@ projector of them. `MemoryProjector` (in) and `DiscriminantProjector` (out) are 
 data: they look at all rows of an item at once, and measure before they learn.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -32,16 +34,18 @@ class MLPProjector(nn.Module):
     magnitude between encoders and LLMs.
     """
 
-    def __init__(self, *, width_in: int, width_out: int, depth: int = 2, normalise: bool = True) -> None:
+    def __init__(
+        self, *, width_in: int, width_out: int, depth: int = 2, normalise: bool = True, bias: bool = True
+    ) -> None:
         super().__init__()
         if depth < 2:
             raise ValueError(
                 f"an MLP projector has depth {depth}; expected at least 2\nhint: use LinearProjector for one layer"
             )
         layers: list[nn.Module] = [nn.LayerNorm(width_in)] if normalise else []
-        layers.append(nn.Linear(width_in, width_out))
+        layers.append(nn.Linear(width_in, width_out, bias=bias))
         for _ in range(depth - 1):
-            layers += [nn.GELU(), nn.Linear(width_out, width_out)]
+            layers += [nn.GELU(), nn.Linear(width_out, width_out, bias=bias)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, rows: Float[Tensor, "*rows width_in"]) -> Float[Tensor, "*rows width_out"]:
@@ -63,6 +67,49 @@ class Rowwise(InputProjector):
     def forward(self, features: Features) -> Features:
         """Project each row; lengths stay."""
         return Features(self.rows(features.values), features.lengths)
+
+
+class ConvProjector(InputProjector):
+    """A 3 x 3 convolution over the square grid of an item's rows; their number stays."""
+
+    def __init__(self, *, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width_in, width_out, kernel_size=3, padding=1)
+
+    def measure(self, num_rows: int) -> int:
+        """As many as there are. Raises ValueError for rows that are no square."""
+        if math.isqrt(num_rows) ** 2 != num_rows:
+            raise ValueError(
+                f"an item has {num_rows} feature rows; a convolution takes a square grid\nhint: use another projector"
+            )
+        return num_rows
+
+    def forward(self, features: Features) -> Features:
+        """Convolve each item."""
+        rows = [self._convolved(grid) for grid in features.values.split(features.lengths.tolist())]
+        return Features(torch.cat(rows), features.lengths)
+
+    def _convolved(self, rows: Float[Tensor, "rows width_in"]) -> Float[Tensor, "rows width_out"]:
+        side = math.isqrt(self.measure(len(rows)))
+        return self.conv(rows.T.unflatten(1, (side, side))).flatten(1).T
+
+
+class NormalisedProjector(InputProjector):
+    """Another input projector, and a LayerNorm behind it."""
+
+    def __init__(self, projector: InputProjector, *, width: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.projector = projector
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def measure(self, num_rows: int) -> int:
+        """As the projector inside."""
+        return self.projector.measure(num_rows)
+
+    def forward(self, features: Features) -> Features:
+        """Project, then normalise each row."""
+        values, lengths = self.projector(features)
+        return Features(self.norm(values), lengths)
 
 
 class DiscriminantProjector(nn.Module):

@@ -39,7 +39,7 @@ class ConvolutionalEncoder(Encoder):
     def preprocess(self, media: Media) -> Float[Tensor, "3 height width_px"]:
         """RGB in [-1, 1] at (image_size, image_size); the aspect ratio is not kept."""
         picture = media.content.pil().resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float() / 127.5 - 1.0
+        return torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float().div_(127.5).sub_(1.0)
 
     def measure(self, media: Media) -> int:
         """The same for every picture."""

@@ -4,11 +4,14 @@ Owns `PictureProcessor`, the Pillow form of the published image processors, and 
 transformers vision model. Assumes a directory as transformers writes it: config.json, weights and, where there is one,
 preprocessor_config.json, whose values win over the tower's defaults.
 
-Data flow: Media -> [3, h, w] -> hidden states of one layer -> patch rows.
+Data flow: Media -> [3, h, w] -> embeddings -> as many layers as are needed -> patch rows.
 """
 
 import json
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,11 @@ class PictureProcessor:
     def from_directory(path: Path, *, default: "PictureProcessor") -> "PictureProcessor":
         """`default` with what the directory's preprocessor_config.json says instead."""
         file = path / "preprocessor_config.json"
-        if not file.is_file():
-            return default
-        given: dict[str, Any] = json.loads(file.read_text())
+        return PictureProcessor.from_json(json.loads(file.read_text()) if file.is_file() else {}, default=default)
+
+    @staticmethod
+    def from_json(given: Mapping[str, Any], *, default: "PictureProcessor") -> "PictureProcessor":
+        """`default` with what a published preprocessor_config.json says instead."""
         size, crop = given.get("size"), given.get("crop_size")
         edge = size if isinstance(size, int) else (size or {}).get("shortest_edge")
         if isinstance(size, dict) and "height" in size:
@@ -80,7 +85,8 @@ class PictureProcessor:
 class VisionTower(Encoder):
     """Patch rows of one hidden layer of a transformers vision model. Frozen.
 
-    `first_patch` is the row of the first patch: 1 behind a class row, which is dropped.
+    `first_patch` is the row of the first patch: 1 behind a class row, which is dropped. Layers behind the chosen one do
+    not run.
     """
 
     first_patch = 0
@@ -98,6 +104,7 @@ class VisionTower(Encoder):
                 f"hint: this tower has {num_layers} layers; -2 is the last but one"
             )
         self.select_layer = select_layer
+        self.num_layers_run = select_layer % (num_layers + 1)
         self.width = config.hidden_size
         self.num_patches = (config.image_size // config.patch_size) ** 2
         self.processor = processor
@@ -112,9 +119,25 @@ class VisionTower(Encoder):
         """The number of patches, the same for every picture."""
         return self.num_patches
 
+    @abstractmethod
+    def embed(self, items: Float[Tensor, "items 3 height width_px"]) -> Float[Tensor, "items rows width"]:
+        """The rows that enter the first layer."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """All layers; those behind the chosen one are held, for checkpoints, but never run."""
+
+    def layer_options(self, items: Float[Tensor, "items 3 height width_px"]) -> dict[str, Any]:
+        """What every layer takes besides its rows."""
+        return {"attention_mask": None}
+
     def forward(self, items: Float[Tensor, "items 3 height width_px"]) -> Features:
         """Patch rows in reading order, item after item."""
-        states = self.network(items, output_hidden_states=True).hidden_states
-        rows = states[self.select_layer][:, self.first_patch :]
+        rows = self.embed(items)
+        options = self.layer_options(items)
+        for layer in islice(self.layers, self.num_layers_run):
+            rows = layer(rows, **options)
+        rows = rows[:, self.first_patch :]
         lengths = torch.full((len(items),), rows.shape[1], device=items.device)
         return Features(values=rows.flatten(0, 1), lengths=lengths)
