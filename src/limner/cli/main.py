@@ -16,7 +16,22 @@ from typing import Annotated, Any
 import typer
 
 import limner
-from limner.cli import chat, compare, config, data, demo, doctor, evaluate, export, generate, models, serve, train
+from limner.cli import (
+    chat,
+    compare,
+    config,
+    convert,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    generate,
+    models,
+    serve,
+    train,
+    verify,
+)
 
 # New versions of typer bring their own click, old ones use the installed one. In both the chain is
 # BadParameter, UsageError, ClickException.
@@ -32,7 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo, generate, chat, serve, train, evaluate, compare, export, models, doctor):
+for verb in (demo, generate, chat, serve, train, evaluate, compare, verify, convert, export, models, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
