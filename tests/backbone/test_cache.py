@@ -86,6 +86,28 @@ def test_a_row_may_be_filled_to_its_last_place_and_no_further() -> None:
         cache.step([1], counts=[1])
 
 
+@torch.no_grad()
+def test_rows_can_be_copied_all_at_once_cleared_and_outgrow_what_was_allocated() -> None:
+    backbone = tiny_backbone()
+    cache = RowCache(num_rows=3, capacity=2000)
+    _stepped(backbone, cache, [0, 1], [[1, 2, 3], [4]])
+    assert cache.layers[0][0].shape[2] < 2000
+    cache.copy([1, 0, 0], into=[0, 1, 2])
+    states = _stepped(backbone, cache, [0, 1, 2], [[5], [6, 7], [8]])
+    for found, text, place in zip(states, ([4, 5], [1, 2, 3, 6, 7], [1, 2, 3, 8]), (1, 3, 3), strict=True):
+        torch.testing.assert_close(found, _whole(backbone, text)[place:], atol=2e-5, rtol=1e-4)
+    cache.clear(1)
+    long = [index % 50 for index in range(40)]
+    _stepped(backbone, cache, [1], [long])
+    assert cache.lengths == [2, 40, 4]
+    allocated = cache.layers[0][0].shape[2]
+    cache.lengths[1] = allocated  # as if it had been filled
+    _stepped(backbone, cache, [1], [[1]])
+    assert cache.layers[0][0].shape[2] >= 2 * allocated
+    (states,) = _stepped(backbone, cache, [0], [[9]])
+    torch.testing.assert_close(states, _whole(backbone, [4, 5, 9])[2:], atol=2e-5, rtol=1e-4)
+
+
 def test_masks_are_causal_within_documents_and_padding_sees_itself() -> None:
     mask = packed_causal_mask(torch.tensor([[1, 1, 2, 2, 0]]), dtype=torch.float32)[0, 0] == 0
     expected = [

@@ -42,6 +42,12 @@ def test_pictures_are_kept_as_files_that_never_replace_others(chat, tmp_path):
         ("/save talk.txt", "error: cannot write `talk.txt`"),
         ("/save talk.html", "error: nothing was said yet"),
         ("/sing", "error: no command `/sing`"),
+        ("/set steps", "error: no settings in `steps`"),
+        ("/model nobody", "error: no model named `nobody`"),
+        ("A fox {stps: 3}", "error: no setting `stps`"),
+        ("A fox {cfg: 0.5}", "error: guidance_scale is 0.5"),
+        ("A fox {image: none.png}", "error: no such image file: `none.png`"),
+        ("A fox {sampler: magic, pictures: now}", "magic"),
         ("x" * 2000, "tokens; the context holds 256"),
     ],
 )
@@ -55,3 +61,31 @@ def test_a_slip_ends_the_turn_and_not_the_conversation(chat, line, message):
 
 def test_the_end_of_the_input_ends_the_conversation(chat):
     assert chat().code == 0
+
+
+def test_a_line_has_settings_and_pictures_of_its_own(chat, picture, tmp_path):
+    lines = ("Draw {pictures: now, steps: 1, seed: 5, image: picture.png, size: 16x32, negative: dark}", "Say.")
+    result = chat(*lines, "/save talk.html", options=("--pictures", "none", "--output", "drawn"))
+    document = from_html((tmp_path / "talk.html").read_text(encoding="utf-8"))
+    assert result.code == 0, result.err
+    assert [len(list(message.parts)) for message in document.messages[:1]] == [2]
+    assert document.messages[0].text == "Draw"
+    sizes = [media.content.pil().size for message, media in document.media() if message.role == "assistant"]
+    assert sizes == [(32, 16)]
+
+
+def test_settings_can_be_changed_for_good_and_the_model_too(chat, checkpoint, tmp_path):
+    result = chat(
+        "/set {pictures: now}", "Draw.", "Again.", f"/model {checkpoint}", "And more.", "/save talk.html",
+        options=("--pictures", "none", "--output", "drawn"),
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    document = from_html((tmp_path / "talk.html").read_text(encoding="utf-8"))
+    assert [message.role for message in document.messages] == ["user", "assistant"]  # the new model's
+    assert len(list((tmp_path / "drawn").iterdir())) == 3
+
+
+def test_the_same_seed_said_twice_draws_the_same_twice(chat, tmp_path):
+    chat("Draw {seed: 7}", "/new", "Draw {seed: 7}", options=("--pictures", "now", "--output", "drawn"))
+    first, second = (path.read_bytes() for path in sorted((tmp_path / "drawn").iterdir()))
+    assert first == second

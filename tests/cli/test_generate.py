@@ -81,6 +81,11 @@ def test_a_damaged_checkpoint_is_named(limner, checkpoint, tmp_path):
         (["--prompt", "x", "--output", "folder.html"], "`folder.html` is a directory"),
         (["--prompt", "x", "--output", "text.png/a.html"], "cannot write to the directory"),
         (["--prompt", "x" * 2000], "tokens; the context holds 256"),
+        (["--prompt", "x", "--size", "9"], "size is `9`; expected HEIGHTxWIDTH"),
+        (["--prompt", "x", "--sampler", "magic"], "magic"),
+        (["--prompt", "x", "--beams", "2"], "beam search with pictures `auto`"),
+        (["--prompt", "x", "--guidance-scale", "1", "--negative", "y"], "a negative prompt is given"),
+        (["--prompt", "x", "--best-of", "2", "--scorer", "."], "no CLIP in `.`"),
         (["--prompt", "x", "--top-p", "0"], "top_p is 0.0; expected in (0, 1]"),
     ],
 )

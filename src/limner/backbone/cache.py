@@ -1,8 +1,9 @@
 """A KV cache of independent rows.
 
 Rows have lengths of their own and any subset of them may take any number of new tokens in one forward, so rows that
-write text and rows that draw never wait for padding of one another. Storage is allocated once, at the capacity asked
-for.
+write text and rows that draw never wait for padding of one another. Storage grows with the longest row, up to the
+capacity asked for. Rows that stand side by side are read where they lie; others are gathered at every step, so who
+lets rows come and go fills holes with `copy` and keeps the used ones first.
 
     cache = RowCache(num_rows=4, capacity=512)
     step = cache.step([0, 2], counts=[7, 5])       # a transformers Cache for one forward of two rows
@@ -17,9 +18,12 @@ from transformers.cache_utils import Cache
 
 from limner.backbone.attention import cached_causal_mask
 
+TOKEN_STEP = 128
+"""Storage is made for a multiple of this many tokens."""
+
 
 class RowCache:
-    """Keys and values [rows, heads, capacity, head width] per layer, and the length of each row."""
+    """Keys and values [rows, heads, allocated, head width] per layer, and the length of each row."""
 
     def __init__(self, *, num_rows: int, capacity: int, device: torch.device | str = "cpu") -> None:
         self.num_rows = num_rows
@@ -31,6 +35,22 @@ class RowCache:
     def room(self, row: int) -> int:
         """Tokens that still fit into a row."""
         return self.capacity - self.lengths[row]
+
+    def clear(self, row: int) -> None:
+        """Empty a row for another use."""
+        self.lengths[row] = 0
+
+    def copy(self, sources: list[int], *, into: list[int]) -> None:
+        """Overwrite rows `into` by rows `sources`, all at once: a row may be both."""
+        if sources == into:
+            return
+        lengths = [self.lengths[row] for row in sources]
+        num_keys = max(lengths, default=0)
+        for layer in self.layers:
+            for store in layer:
+                store[into, :, :num_keys] = store[sources, :, :num_keys]
+        for row, length in zip(into, lengths, strict=True):
+            self.lengths[row] = length
 
     def step(self, rows: list[int], *, counts: list[int]) -> "CacheStep":
         """A view for one forward in which row `rows[i]` takes `counts[i]` new tokens (right-padded to the largest).
@@ -58,8 +78,11 @@ class CacheStep(Cache):
         self.starts = torch.tensor([cache.lengths[row] for row in rows], device=cache.device)
         # Padding of a shorter row may stand past the capacity; it is dropped when written.
         self.num_keys = min(max(cache.lengths[row] for row in rows) + self.num_new, cache.capacity)
-        self._whole = rows == list(range(cache.num_rows))
-        self._aligned = len(set(self.starts.tolist())) == 1 and len(set(counts)) == 1
+        starts = [cache.lengths[row] for row in rows]
+        adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
+        self._slice = slice(rows[0], rows[0] + len(rows)) if adjacent else None
+        self._aligned = len(set(starts)) == 1 and len(set(counts)) == 1
+        self._indices = torch.tensor(rows, device=cache.device)
 
     @property
     def positions(self) -> Int[Tensor, "batch seq"]:
@@ -76,23 +99,35 @@ class CacheStep(Cache):
         """Write new keys and values [rows, heads, new, width]; return all of these rows up to `num_keys`."""
         layers = self.cache.layers
         if layer_idx == len(layers):
-            _, heads, _, width = key_states.shape
-            shape = (self.cache.num_rows, heads, self.cache.capacity, width)
-            layers.append((key_states.new_zeros(shape), value_states.new_zeros(shape)))
+            layers.append((self._grown(None, key_states), self._grown(None, value_states)))
+        elif layers[layer_idx][0].shape[2] < self.num_keys:
+            keys, values = layers[layer_idx]
+            layers[layer_idx] = (self._grown(keys, key_states), self._grown(values, value_states))
         keys, values = layers[layer_idx]
         return self._written(keys, key_states), self._written(values, value_states)
 
+    def _grown(self, store: Tensor | None, new: Tensor) -> Tensor:
+        """Storage for `num_keys` tokens, and for as many again where some were there before."""
+        before = 0 if store is None else store.shape[2]
+        allocated = max(self.num_keys, 2 * before)
+        allocated = min(-(-allocated // TOKEN_STEP) * TOKEN_STEP, self.cache.capacity)
+        # Zeros: what is masked is multiplied by 0, which not every garbage survives.
+        grown = new.new_zeros((self.cache.num_rows, new.shape[1], allocated, new.shape[3]))
+        if store is not None:
+            grown[:, :, :before] = store
+        return grown
+
     def _written(self, store: Tensor, new: Tensor) -> Tensor:
-        if self._whole and self._aligned:
-            start = self.cache.lengths[0]
-            store[:, :, start : start + self.num_new] = new
+        if self._aligned and self._slice is not None:
+            start = self.cache.lengths[self.rows[0]]
+            store[self._slice, :, start : start + self.num_new] = new
+        elif self.num_new == 1:
+            store[self._indices, :, self.starts] = new[:, :, 0]
         else:
             for index, (row, count) in enumerate(zip(self.rows, self.counts, strict=True)):
                 start = self.cache.lengths[row]
                 store[row, :, start : start + count] = new[index, :, :count]
-        if self._whole:
-            return store[:, :, : self.num_keys]
-        return store[self.rows, :, : self.num_keys]
+        return store[self._indices if self._slice is None else self._slice, :, : self.num_keys]
 
     def commit(self) -> None:
         """Count the new tokens. Until then a further step would overwrite them."""

@@ -5,6 +5,7 @@ printed.
 import contextlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,18 @@ from limner.cli import options
 from limner.cli.files import require_directory, require_page_path, require_text, write_document
 from limner.cli.loading import open_engine
 from limner.cli.progress import streaming
+from limner.cli.settings import Settings, Turn, size_of
 from limner.document.document import Document, Media, Message, Text
 from limner.document.media import Image
 
 if TYPE_CHECKING:
     from limner.generate.engine import Engine
-    from limner.generate.request import Request
 
-HELP = "/image PATH shows a picture with the next message, /save PAGE.html keeps the conversation, /quit ends it"
+HELP = (
+    "a line may end in settings of its own: {cfg: 7.5, steps: 50, seed: 3, image: PATH, negative: words, ...}; "
+    "/image PATH shows a picture with the next message, /set {...} changes settings for good, /model NAME takes "
+    "another model, /new begins anew, /save PAGE.html keeps the conversation, /quit ends it"
+)
 
 
 def command(
@@ -27,51 +32,53 @@ def command(
     seed: options.Seed = 0,
     pictures: options.PicturesOption = options.Pictures.AUTO,
     guidance_scale: options.GuidanceScale = 3.0,
+    guidance_rescale: options.GuidanceRescale = 0.0,
+    negative: options.Negative = "",
     steps: options.Steps = 24,
+    sampler: options.Sampler = "",
+    size: options.Size = "",
+    best_of: options.BestOf = 1,
+    scorer: options.ScorerOption = "",
     temperature: options.Temperature = 0.7,
     top_p: options.TopP = 0.9,
     max_new_tokens: options.MaxNewTokens = 256,
     device: options.DeviceOption = options.Device.AUTO,
     output: options.Output = Path("limner-pictures"),
 ) -> None:
-    """Talk with a model in the terminal."""
+    """Talk with a model in the terminal; with --pictures now every line is drawn."""
     require_directory(output)
-    engine = open_engine(model, device=device)
-
-    from limner.generate.request import Pictures, Request
-    from limner.generate.sampling import Sampling
-
-    def make_request(document: Document) -> Request:
-        return Request(
-            document,
-            max_new_tokens=max_new_tokens,
-            sampling=Sampling(temperature=temperature, top_p=top_p),
-            pictures=Pictures(pictures),
-            guidance_scale=guidance_scale,
-            num_inference_steps=steps,
-            # Seeded by its place: the same words asked twice are answered in two ways.
-            seed=seed + len(document.messages),
-        )
-
+    size_of(size)
+    settings = Settings(
+        seed=seed,
+        pictures=pictures,
+        guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+        negative=negative,
+        steps=steps,
+        sampler=sampler,
+        size=size,
+        best_of=best_of,
+        scorer=scorer,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+    )
+    conversation = Conversation(
+        model, open_model=lambda name: open_engine(name, device=device), settings=settings, folder=output
+    )
     print(HELP, file=sys.stderr)
-    Conversation(engine, make_request=make_request, folder=output, model=model).run()
+    conversation.run()
 
 
 class Conversation:
-    """What was said so far, and the pictures that wait to be shown."""
+    """What was said so far, the settings, and the pictures that wait to be shown."""
 
-    def __init__(
-        self,
-        engine: "Engine",
-        *,
-        make_request: Callable[[Document], "Request"],
-        folder: Path,
-        model: str,
-    ) -> None:
-        self.engine = engine
-        self.make_request = make_request
-        self.folder = folder
+    def __init__(self, model: str, *, open_model: Callable[[str], "Engine"], settings: Settings, folder: Path) -> None:
+        self.open_model = open_model
+        self.engine = open_model(model)
         self.model = model
+        self.settings = settings
+        self.folder = folder
         self.document = Document(())
         self.waiting: list[Image] = []
 
@@ -94,16 +101,27 @@ class Conversation:
             case "":
                 return
             case "/image":
-                image = Image.from_path(Path(argument).expanduser())
-                image.pil()
-                self.waiting.append(image)
-                print(f"{image.name} goes with your next message", file=sys.stderr)
+                self.waiting.append(_read_image(Path(argument).expanduser()))
+                print(f"{self.waiting[-1].name} goes with your next message", file=sys.stderr)
+            case "/set":
+                self._set(argument)
+            case "/model":
+                self.engine, self.model = self.open_model(argument), argument
+                self.document = Document(())
+            case "/new":
+                self.document, self.waiting = Document(()), []
             case "/save":
                 self._save(require_page_path(Path(argument).expanduser()))
             case _ if verb.startswith("/"):
                 raise ValueError(f"no command `{verb}`\nhint: {HELP}")
             case _:
-                self._reply(require_text(line, option="the message"))
+                self._reply(Turn.of(line))
+
+    def _set(self, argument: str) -> None:
+        turn = Turn.of(argument if argument.startswith("{") else f"{{{argument}}}")
+        if turn.text or not turn.changes:
+            raise ValueError(f"no settings in `{argument}`\nhint: try /set {{cfg: 7.5, steps: 50}}")
+        self.settings = turn.applied(self.settings)
 
     def _save(self, path: Path) -> None:
         if not self.document.messages:
@@ -111,11 +129,17 @@ class Conversation:
         write_document(self.document, path, title="A conversation", footer=f"With {self.model}.")
         print(path)
 
-    def _reply(self, line: str) -> None:
-        parts = (*(Media(image) for image in self.waiting), Text(line))
-        asked = self.document.followed_by(Message("user", parts))
+    def _reply(self, turn: Turn) -> None:
+        text = require_text(turn.text, option="the message")
+        shown = [*self.waiting, *(_read_image(path) for path in turn.images)]
+        asked = self.document.followed_by(Message("user", (*(Media(image) for image in shown), Text(text))))
+        settings = turn.applied(self.settings)
+        if "seed" not in turn.changes:
+            # Seeded by its place: the same words asked twice are answered in two ways.
+            settings = replace(settings, seed=settings.seed + len(asked.messages))
+        request = settings.request(asked, model=self.engine.model)
         try:
-            answered = self.engine.run([self.make_request(asked)], on_event=streaming(_to_stdout))[0]
+            answered = self.engine.run([request], on_event=streaming(_to_stdout))[0]
         except KeyboardInterrupt:
             print("\n(stopped; that turn is forgotten)", file=sys.stderr)
             return
@@ -131,6 +155,13 @@ class Conversation:
             number += 1
         path.write_bytes(image.png_bytes())
         return path
+
+
+def _read_image(path: Path) -> Image:
+    """A picture that can be decoded."""
+    image = Image.from_path(path)
+    image.pil()
+    return image
 
 
 def _read_line() -> str | None:

@@ -12,6 +12,7 @@ from limner.cli import options
 from limner.cli.files import require_page_path, require_text, write_document
 from limner.cli.loading import open_engine
 from limner.cli.progress import streaming
+from limner.cli.settings import Settings, size_of
 from limner.document.document import Document
 from limner.document.media import Image
 
@@ -26,10 +27,17 @@ def command(
     seed: options.Seed = 0,
     pictures: options.PicturesOption = options.Pictures.AUTO,
     guidance_scale: options.GuidanceScale = 3.0,
+    guidance_rescale: options.GuidanceRescale = 0.0,
+    negative: options.Negative = "",
     steps: options.Steps = 24,
+    sampler: options.Sampler = "",
+    size: options.Size = "",
+    best_of: options.BestOf = 1,
+    scorer: options.ScorerOption = "",
     temperature: options.Temperature = 0.0,
     top_p: options.TopP = 1.0,
     max_new_tokens: options.MaxNewTokens = 256,
+    beams: options.Beams = 1,
     device: options.DeviceOption = options.Device.AUTO,
     output: Annotated[str, typer.Option(help="page.html, document.json, or - for JSON on stdout.")] = "limner.html",
 ) -> None:
@@ -39,20 +47,25 @@ def command(
     for shown in images:
         shown.pil()  # a damaged file fails here, before a model is loaded
     target = None if output == "-" else require_page_path(Path(output))
+    size_of(size)
     engine = open_engine(model, device=device)
-
-    from limner.generate.request import Pictures, Request
-    from limner.generate.sampling import Sampling
-
-    request = Request(
-        Document.chat([("user", [*images, prompt])]),
-        max_new_tokens=max_new_tokens,
-        sampling=Sampling(temperature=temperature, top_p=top_p),
-        pictures=Pictures(pictures),
-        guidance_scale=guidance_scale,
-        num_inference_steps=steps,
+    settings = Settings(
         seed=seed,
+        pictures=pictures,
+        guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+        negative=negative,
+        steps=steps,
+        sampler=sampler,
+        size=size,
+        best_of=best_of,
+        scorer=scorer,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        beams=beams,
     )
+    request = settings.request(Document.chat([("user", [*images, prompt])]), model=engine.model)
     started = time.perf_counter()
     document = engine.run([request], on_event=streaming(_to_stderr))[0]
     seconds = time.perf_counter() - started

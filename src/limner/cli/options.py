@@ -63,6 +63,20 @@ GuidanceScale = Annotated[
     float, typer.Option(min=0.0, help="How strictly pictures follow the words; 1 switches it off.")
 ]
 Steps = Annotated[int, typer.Option(min=1, help="Denoising steps per picture.")]
+GuidanceRescale = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Against colours that strict guidance bleaches; 0.7 is usual, 0 is off.")
+]
+Negative = Annotated[str, typer.Option(help="What pictures are pushed away from, in words.")]
+Sampler = Annotated[
+    str,
+    typer.Option(help="The way from noise to a picture: ddim, dpm++, euler ...; the decoder's own if none."),
+]
+Size = Annotated[str, typer.Option(metavar="HxW", help="Size of pictures in pixels; the decoder's own if none.")]
+BestOf = Annotated[int, typer.Option(min=1, help="Pictures drawn at each place, of which the best stays.")]
+ScorerOption = Annotated[
+    str, typer.Option("--scorer", metavar="DIRECTORY", help="A CLIP that says which is best; the model itself if none.")
+]
+Beams = Annotated[int, typer.Option(min=1, help="Beam search for the likeliest text; needs --pictures none.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Draw from the likeliest tokens of this total.")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most text tokens of a reply.")]

@@ -1,5 +1,6 @@
 """From logits to the next token of each row. Every row has settings and a generator of its own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,11 @@ class Sampling:
                     "hint: temperature 0 always takes the best token"
                 )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the best raw score is what is taken."""
+        return self.temperature == 0.0 and self.repetition_penalty == 1.0
+
     def processors(self) -> LogitsProcessorList:
         """The steps from raw scores to those that are drawn from."""
         steps = LogitsProcessorList()
@@ -52,6 +58,20 @@ class Sampling:
             if self.top_p < 1.0:
                 steps.append(TopPLogitsWarper(self.top_p))
         return steps
+
+
+def next_tokens(
+    logits: Float[Tensor, "rows vocab"],
+    *,
+    said: Sequence[list[int]],
+    samplings: Sequence[Sampling],
+    generators: Sequence[torch.Generator],
+) -> list[int]:
+    """The next token of each row. `said` are the tokens of its reply so far. Plainly greedy rows are chosen at once."""
+    if all(sampling.is_plain for sampling in samplings):
+        return logits.argmax(dim=-1).tolist()
+    rows = zip(logits, said, samplings, generators, strict=True)
+    return [next_token(row, said=words, sampling=s, generator=generator) for row, words, s, generator in rows]
 
 
 def next_token(
