@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import plans
@@ -54,8 +55,8 @@ def plan() -> Call:
     )
 
 
-def start(directory: Path) -> int:
-    """The process of a new or continued run in `directory`."""
+def start(directory: Path, *, recipe: Callable[[], Call] = plan) -> int:
+    """The process of a new or continued run of a plan in `directory`."""
     child = os.fork()
     if child:
         return child
@@ -65,7 +66,7 @@ def start(directory: Path) -> int:
         log = os.open(directory.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        run_plan(plan(), output=directory, execution=Execution(num_workers=1))
+        run_plan(recipe(), output=directory, execution=Execution(num_workers=1))
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -84,10 +85,10 @@ def is_done(child: int, directory: Path) -> bool:
     return True
 
 
-def ended_with(directory: Path) -> dict[str, object]:
+def ended_with(directory: Path, *, stages: Sequence[str] = ("pictures", "together", "words")) -> dict[str, object]:
     """Losses of every step and a hash of every file of weights."""
     curve, weights = [], {}
-    for stage in ("pictures", "together", "words"):
+    for stage in stages:
         for line in (directory / stage / "metrics.jsonl").read_text().splitlines():
             row = json.loads(line)
             curve.append({key: row[key] for key in row if key.startswith(("loss", "step", "gradient"))})

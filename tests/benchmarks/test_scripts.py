@@ -64,3 +64,27 @@ def test_transfusion_compares_both_at_equal_parameters(run):
     assert abs(ours - peers) < 0.15 * peers
     for text in ("uniform", "ragged"):
         assert re.search(rf"ratio of real tokens/s, {text}: [\d.]+ \(target", printed)
+
+
+def test_frozen_prefix_compares_the_same_gradients(run):
+    sizes = ("--d-model", "32", "--layers", "1", "--documents", "2", "--queries", "4", "--rounds", "1")
+    printed = run("frozen_prefix", *sizes, "--captions", "16")
+    ratio, difference = re.search(r"\| 16 tokens \| ([\d.]+) x .* \| ([\d.e+-]+) \|", printed).groups()
+    assert float(ratio) > 1.0
+    assert float(difference) <= 1e-6
+
+
+def test_interleaved_without_the_peer_says_so_in_one_line(run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "transfusion_pytorch", None)
+    printed = run("interleaved")
+    assert printed.count("\n") == 1
+    assert "transfusion-pytorch is not installed" in printed
+
+
+def test_interleaved_writes_the_same_documents_with_both(run):
+    pytest.importorskip("transfusion_pytorch")
+    sizes = ("--d-model", "64", "--layers", "2", "--grid", "2", "--prompt", "4", "--text", "3", "--pictures", "2")
+    printed = run("interleaved", *sizes, "--rounds", "1", "--steps", "2", "--streams", "2")
+    ours, peers = (int(found.replace(",", "")) for found in re.findall(r": ([\d,]+) parameters", printed))
+    assert abs(ours - peers) < 0.2 * peers
+    assert len(re.findall(r"^ratio to sample_\w+, .*: [\d.]+", printed, re.MULTILINE)) == 3

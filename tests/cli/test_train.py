@@ -105,6 +105,38 @@ def test_steps_can_be_profiled(limner, recipe, tmp_path):
     assert "Self CPU" in (tmp_path / "run" / "all" / "profile" / "operators.txt").read_text()
 
 
+def test_the_recipe_may_be_named_by_an_option_and_settings_by_their_older_names(limner, recipe):
+    old = ["training.learning_rate=2e-5", "training.max_steps=3", "training.max_grad_norm=0.5", "training.seed=7"]
+    old += ["training.output_dir=elsewhere", "pretrained_model_name_or_path=there", "model.loss_weight_vm=4.0"]
+    new = ["stages.0.learning_rate=2e-5", "stages.0.num_steps=3", "stages.0.max_gradient_norm=0.5", "seed=7"]
+    new += ["output=elsewhere", "stages.0.start_from=there", "stages.0.loss_weights.image=4.0"]
+    expected = limner("train", recipe, *new, "--dry-run")
+    assert expected.code == 0
+    for option in ("--config", "--config_file"):
+        assert limner("train", option, recipe, *old, "--dry-run") == expected
+    assert "learning_rate=2e-05" in expected.out
+    assert 'start_from="there"' in expected.out
+    nothing = limner("train", "--output", "run")
+    assert nothing.code == 2
+    assert nothing.err.startswith("error: Invalid value: CONFIG is missing")
+
+
+def test_a_setting_of_a_stage_needs_one_stage(limner, recipe):
+    recipe.write_text(RECIPE.replace("stages=[stage]", "stages=[stage, stage]"))
+    result = limner("train", recipe, "training.learning_rate=2e-5", "--dry-run")
+    assert result.code == 1
+    assert result.err.splitlines()[1] == "hint: say which one, as in stages.0.learning_rate=2e-5"
+
+
+def test_a_recipe_may_say_where_it_goes_and_one_stage_may_be_run(limner, recipe, tmp_path):
+    small = "stages.0.sample_every=0"
+    assert limner("train", recipe, small, "output=there", "--stage", "all").code == 0
+    assert (tmp_path / "there" / "all" / "checkpoint").exists()
+    other = limner("train", recipe, small, "output=there", "--stage", "other")
+    assert other.code == 1
+    assert other.err.startswith("error: the plan has no stage `other`\nhint: its stages are all")
+
+
 def test_a_dry_run_prints_the_recipe_and_writes_nothing(limner, recipe, tmp_path):
     result = limner("train", recipe, "seed=7", "--dry-run", "--output", "run")
     assert result.code == 0

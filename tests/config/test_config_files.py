@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import published_rows
 import pytest
 import torch
 
@@ -10,6 +11,17 @@ from limner.config.load import list_functions, load
 from limner.config.show import show
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return published_rows.write(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def published(data, monkeypatch):
+    """Data sets that recipes name are there."""
+    monkeypatch.setenv("LIMNER_DATA", str(data))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.py")), ids=lambda path: str(path.relative_to(CONFIGS)))

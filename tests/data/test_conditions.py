@@ -138,7 +138,7 @@ def _with_bad_rows(index: int) -> Document:
     if index == 2:
         return Document.page(["bad ", damaged])
     if index == 3:
-        return Document.page(["x" * 300, picture("blue")])
+        return Document.page(["So: ", "x" * 300, picture("blue")])
     return Document.page([f"{index} ", picture("green")])
 
 

@@ -166,6 +166,38 @@ def test_a_folder_that_cannot_be_made_is_like_a_full_disk(tmp_path: Path) -> Non
     assert torch.equal(store.get("0"), _value(0))
 
 
+def test_a_limit_holds_for_all_folders_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(feature_store, "SLICE", 1)
+    size = _value(9).nbytes + RECORD_SIZE
+    first, second = (DiskStore(tmp_path / name, limit=3 * size) for name in "ab")
+    for number, store in enumerate((first, second, first)):
+        store.put(str(number), _value(9))
+    assert feature_store.bytes_below(tmp_path) == 3 * size
+    second.put("3", _value(9))
+    assert "LIMNER_FEATURES_LIMIT allows" in caplog.text
+    assert torch.equal(second.get("3"), _value(9))
+    assert not DiskStore(tmp_path / "b").holds("3")
+    assert feature_store.bytes_below(tmp_path) == 3 * size
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"), [("", None), ("1500", 1500), ("200G", 200 * 10**9), ("1.5 tb", 15 * 10**11)]
+)
+def test_a_limit_is_written_as_people_write_bytes(
+    monkeypatch: pytest.MonkeyPatch, given: str, limit: int | None
+) -> None:
+    monkeypatch.setenv("LIMNER_FEATURES_LIMIT", given)
+    assert feature_store.features_limit() == limit
+
+
+def test_a_limit_that_is_no_number_of_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMNER_FEATURES_LIMIT", "much")
+    with pytest.raises(ValueError, match=r"LIMNER_FEATURES_LIMIT is `much`.*\nhint: "):
+        feature_store.features_limit()
+
+
 def test_memory_is_kept_to_its_limit() -> None:
     store = MemoryStore(limit=2 * _value(4).nbytes)
     for number in (4, 9, 14):

@@ -1,6 +1,8 @@
 """Batches are a function of the place: resume is exact, bad documents are left out whole, counted and named."""
 
 import itertools
+import os
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -265,48 +267,6 @@ def test_a_short_mixture_that_is_all_bad_says_so() -> None:
         _loader(Mixture({"a": FunctionSource(_bad, 6)}, exhaustion="all_exhausted")).next_batch()
 
 
-LONG = FunctionSource(lambda index: Document.page(["long " * 30, picture(), "!"] if index % 4 == 0 else ["ok"]), 40)
-
-
-def test_too_long_documents_are_cut_at_a_span_and_counted() -> None:
-    loader = _loader(Mixture({"a": LONG}), row_length=50, num_rows=4)
-    while loader.place[0] < 3:
-        batch = loader.next_batch()
-        assert batch.ids.shape[1] <= 64
-        assert not batch.spans
-    assert loader.state_dict()["cut"]["a"] >= 9
-    assert not loader.state_dict()["skipped"]
-
-
-def test_too_long_documents_are_left_out_whole_where_that_is_asked() -> None:
-    loader = _loader(Mixture({"a": LONG}), row_length=50, num_rows=4, too_long="skip")
-    while loader.place[0] < 3:
-        batch = loader.next_batch()
-        assert all(int(key.split("/")[1]) % 4 for row in batch.keys for key in row)
-    assert loader.state_dict()["skipped"]["a/too_long"] >= 9
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_too_long_documents_stop_the_run_where_that_is_asked(num_workers: int) -> None:
-    loader = _loader(Mixture({"a": LONG}), row_length=50, too_long="error", num_workers=num_workers)
-    with pytest.raises(ValueError, match=r"^a/\d+/0: \d+ tokens do not fit into a row of 50 tokens\nhint: "):
-        loader.next_batch()
-
-
-def test_a_document_of_too_many_items_is_cut_before_the_first_surplus_one() -> None:
-    pages = FunctionSource(lambda index: Document.page(["a", picture(), "b", picture("blue"), "c"]), 4)
-    batch = _loader(Mixture({"a": pages}), num_rows=1, max_items=1, window=4).next_batch()
-    assert len(batch.spans["image", Direction.OUT].lengths) == 1
-    with pytest.raises(ValueError, match=r"and 2 media items do not fit into a row of 80 tokens and 1 items"):
-        _loader(Mixture({"a": pages}), max_items=1, too_long="error").next_batch()
-
-
-def test_a_document_of_which_nothing_fits_is_left_out_and_not_packed_for_ever() -> None:
-    pages = FunctionSource(lambda index: Document.page([picture()]), 10)
-    with pytest.raises(ValueError, match="in a row could not be used"):
-        _loader(Mixture({"a": pages}), row_length=4).next_batch()
-
-
 def test_a_picture_still_to_be_made_is_no_target() -> None:
     pages = FunctionSource(lambda index: Document.page(["x", Media(None, directions=(Direction.OUT,))]), 4)
     with pytest.raises(ValueError, match="has no payload"):
@@ -390,3 +350,18 @@ def test_words_alone_need_no_picture_anywhere() -> None:
     batch = _loader(Mixture({"a": _words(30)})).next_batch()
     assert not batch.spans
     assert batch.pack_efficiency > 0.8
+
+
+def test_workers_are_forked_without_a_warning_on_any_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = os.fork
+
+    def warns() -> int:
+        # As Python 3.12 says it in a process of several threads.
+        text = "This process (pid=1) is multi-threaded, use of fork() may lead to deadlocks in the child."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", warns)
+    loader = _loader(Mixture({"a": Pages()}), num_workers=1)
+    assert loader.next_batch().ids.numel()
+    loader.close()

@@ -144,6 +144,15 @@ def test_weights_and_sizes_exclude_one_another() -> None:
         Mixture({"a": Pages()}, weights={"a": 1.0}, sizes={"a": 5})
 
 
+def test_sizes_are_written_as_people_write_them() -> None:
+    sources = {"a": Pages(), "b": Pages()}
+    written = Mixture(sources, sizes={"a": "2K", "b": "0.5K"})
+    counted = Mixture(sources, sizes={"a": 2000, "b": 500})
+    assert [written.draw(position) for position in range(100)] == [counted.draw(position) for position in range(100)]
+    with pytest.raises(ValueError, match=r"a size is `some`.*\nhint: "):
+        Mixture(sources, sizes={"a": "some", "b": 1})
+
+
 def test_a_key_says_its_source() -> None:
     mixture = Mixture({"shelf/books": Pages()})
     assert source_of(mixture.draw(3).key) == "shelf/books"

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limner.data.packing import BestFit, NextFit, Packing, Size
+from limner.data.packing import BestFit, NextFit, OneEach, Packing, Size
 
 ROOM = Size(tokens=20, items=4)
 sizes_of_documents = st.lists(st.builds(Size, st.integers(1, ROOM.tokens), st.integers(0, ROOM.items)), max_size=60)
-each_packing = pytest.mark.parametrize("packing", [NextFit(), BestFit()], ids=lambda packing: type(packing).__name__)
+each_packing = pytest.mark.parametrize(
+    "packing", [NextFit(), BestFit(), OneEach()], ids=lambda packing: type(packing).__name__
+)
 
 
 def _total(sizes: list[Size], row: list[int]) -> Size:
@@ -94,3 +96,7 @@ def test_best_fit_wastes_less_than_a_twentieth_of_ragged_data(draw, row_length: 
         next_fit += len(NextFit().rows(sizes, room=Size(row_length)))
     assert held / (best * row_length) >= 0.95
     assert best <= next_fit
+
+
+def test_a_row_per_document_is_a_row_per_document() -> None:
+    assert OneEach().rows([Size(3), Size(1), Size(20)], room=ROOM) == [[0], [1], [2]]

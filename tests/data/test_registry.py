@@ -9,7 +9,8 @@ from tiny import picture
 from limner.config.call import build, call
 from limner.data.catalogue import dataset, published
 from limner.data.formats.table import FORMATS
-from limner.data.registry import KINDS, format_size, parse_size
+from limner.data.registry import KINDS
+from limner.data.sizes import format_size, parse_size
 
 NAMES = [
     "laion_coco",

@@ -233,6 +233,11 @@ def test_a_file_that_shrank_is_named_and_never_misread(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(lines(ROW)[:-9])
     with pytest.raises(ValueError, match=r"ends before byte \d+; it was longer when it was indexed\nhint: "):
         source[1]
+
+
+def test_a_file_that_is_gone_is_named(tmp_path: Path) -> None:
+    put(str(tmp_path), {"rows.jsonl": lines(ROW), "fox.png": RED})
+    source = JsonRows(tmp_path / "rows.jsonl", format="caption")
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(ValueError, match=r"cannot read [^\n]*\nhint: "):
         source[0]

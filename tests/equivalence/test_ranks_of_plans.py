@@ -141,6 +141,20 @@ def _refused(world: World, output: Path) -> str:
     return ""
 
 
+def _refused_over_shards(world: World, output: Path) -> str:
+    stage = plans.together(optimizer=call(TorchOptimizer, name="Adafactor"))
+    try:
+        run_plan(plans.plan(stage), output=output, execution=Execution(world=world, parallel=Shard()))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_an_optimizer_that_cannot_step_over_shards_is_refused_on_all(tmp_path: Path) -> None:
+    for message in ranks.run(_refused_over_shards, tmp_path / "out", num_ranks=2, directory=tmp_path / "results"):
+        assert "uses Adafactor, which cannot step over sharded parameters\nhint: " in message
+
+
 def test_a_step_that_ranks_cannot_share_is_refused_on_all(tmp_path: Path) -> None:
     for message in ranks.run(_refused, tmp_path / "out", num_ranks=2, directory=tmp_path / "results"):
         assert "3 batches per step, which 2 ranks cannot share\nhint: " in message

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny import documents, tiny_model
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from limner.data.collate import Collator
 from limner.document.document import Document
@@ -43,6 +44,13 @@ def test_a_world_of_one_wraps_nothing(parallel: Parallel) -> None:
     assert parallel.wrap(module, world=World()) is module
     with accumulating(module, last=False), gathered(module):
         assert not torch.is_grad_enabled()
+
+
+def test_sharding_with_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(FSDPModule, "reset_iter_state")
+    module = ObjectiveModule(tiny_model(), Multimodal(), terms=TERMS)
+    with pytest.raises(ValueError, match=r"sharding needs torch \d\.\d+ or later.*\nhint: .*replicate"):
+        Shard().wrap(module, world=World(size=2))
 
 
 def test_the_module_gives_the_terms_of_the_objective() -> None:

@@ -242,7 +242,7 @@ def test_components_come_from_the_stages_that_the_recipe_names(finished: Path, t
         ),
         ({"loss_weights": {"text": 1.0}}, "loss weights for"),
         ({"loss_weights": {"text": 1.0, "image": 1.0, "sound": 1.0}}, "loss weights for"),
-        ({"start_from": [("*", "later")]}, "does not come before"),
+        ({"start_from": [("*", "later")]}, "no stage before it and no checkpoint"),
         ({"expected_loss": (0.0, 0.01)}, "recipe expects"),
     ],
 )
@@ -258,6 +258,48 @@ def test_a_start_that_matches_no_component_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"matches no component\nhint: .*image\.decoder"):
         run_plan(plans.plan(*stages), output=tmp_path)
+
+
+def test_components_come_from_checkpoints_that_the_recipe_names(finished: Path, tmp_path: Path) -> None:
+    still = [call(Trainable, glob="modalities.image.queries.*", learning_rate=0.0)]
+    told = {"num_steps": 1, "trainable": still, "ema_decay": None}
+    checkpoint = str(finished / "together" / "checkpoint")
+    alone = plans.together(start_from=checkpoint, **told)
+    run_plan(plans.plan(alone), output=tmp_path / "alone")
+    found, expected = (
+        _state(tmp_path / "alone" / "together" / "checkpoint"),
+        _state(finished / "together" / "checkpoint"),
+    )
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    origins = json.loads((tmp_path / "alone" / "together" / "start.json").read_text())
+    assert set(origins.values()) == {f"checkpoint {checkpoint}"}
+    part = plans.together(start_from=[("backbone", checkpoint)], **told)
+    run_plan(plans.plan(part), output=tmp_path / "part")
+    start = _start()
+    for name, value in _state(tmp_path / "part" / "together" / "checkpoint").items():
+        assert torch.equal(value, (expected if name.startswith("backbone.") else start)[name]), name
+
+
+def test_stages_that_run_apart_are_those_that_run_together(finished: Path, tmp_path: Path) -> None:
+    beside = plans.together(name="beside", start_from="as built", num_steps=1, ema_decay=None)
+    recipe = plans.plan(plans.reconstruction(), beside)
+    for name in ("beside", "pictures"):
+        run_plan(recipe, output=tmp_path / "apart", only=[name])
+    begun = {path.name for path in (tmp_path / "apart").iterdir() if path.is_dir()}
+    assert begun == {"pictures", "beside"}
+    run_plan(recipe, output=tmp_path / "apart")
+    run_plan(recipe, output=tmp_path / "whole")
+    for name in ("pictures", "beside"):
+        apart, whole = (_state(tmp_path / run / name / "checkpoint") for run in ("apart", "whole"))
+        assert all(torch.equal(apart[key], whole[key]) for key in whole)
+    assert set(json.loads((tmp_path / "apart" / "beside" / "start.json").read_text()).values()) == {"as built"}
+    with pytest.raises(ValueError, match=r"no stage `later`\nhint: "):
+        run_plan(recipe, output=tmp_path / "apart", only=["later"])
+
+
+def test_a_stage_alone_needs_what_it_starts_from(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"pictures/checkpoint[\s\S]*\nhint: "):
+        run_plan(plans.plan(plans.reconstruction(), plans.together()), output=tmp_path, only=["together"])
 
 
 def test_stages_of_one_name_are_refused(tmp_path: Path) -> None:

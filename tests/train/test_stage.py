@@ -1,8 +1,10 @@
 """Learning-rate schedules follow their formulas."""
 
 import pytest
+from plans import together
 
-from limner.train.stage import Constant, LearningRateSchedule, Linear, Schedule, WarmupStableDecay
+from limner.config.call import build, call
+from limner.train.stage import Constant, LearningRateSchedule, Linear, Schedule, Trainable, WarmupStableDecay
 
 
 def test_the_schedule_warms_up_and_falls_along_a_half_cosine() -> None:
@@ -32,3 +34,20 @@ def test_a_stable_phase_does_not_know_how_long_the_stage_is() -> None:
 @pytest.mark.parametrize("schedule", [Schedule(), Constant(), Linear(), WarmupStableDecay(decay_steps=3)])
 def test_a_stage_of_one_step_trains(schedule: LearningRateSchedule) -> None:
     assert 0.0 < schedule.factor(0, 1) <= 1.0
+
+
+@pytest.mark.parametrize("kind", [Schedule, Constant, Linear])
+def test_a_warm_up_below_one_is_a_share_of_the_steps_rounded_up(kind) -> None:
+    share, steps = kind(warmup_steps=0.003), kind(warmup_steps=4)
+    assert [share.factor(step, 1001) for step in range(6)] == [steps.factor(step, 1001) for step in range(6)]
+    assert kind(warmup_steps=0.003).factor(0, 8) == 1.0  # one step, at the peak
+    decay = WarmupStableDecay(warmup_steps=0.25, decay_steps=1)
+    assert [decay.factor(step, 8) for step in range(3)] == [0.5, 1.0, 1.0]
+
+
+def test_parts_without_a_learning_rate_of_their_own_take_the_stages() -> None:
+    parts = [call(Trainable, glob="backbone.*"), call(Trainable, glob="modalities.*", learning_rate=1e-3)]
+    stage = build(together(trainable=parts, learning_rate=2e-5))
+    assert [group.learning_rate for group in stage.trainable] == [2e-5, 1e-3]
+    with pytest.raises(ValueError, match=r"trains `backbone\.\*` without a learning rate\nhint: "):
+        build(together(trainable=parts))

@@ -141,11 +141,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_parameters(tmp_pat
     assert torch.equal(model.backbone.language_model.lm_head.weight, before)
 
 
-def test_a_published_part_is_not_trained_where_no_checkpoint_would_hold_it(tmp_path: Path) -> None:
+def test_a_published_part_that_is_trained_becomes_the_models_own(tmp_path: Path) -> None:
     model = tiny_model()
-    model.external["backbone.language_model"] = "somewhere@abc"
-    with pytest.raises(ValueError, match=r"published part.*\nhint: "):
-        Trainer(model, stage=_stage(), directory=tmp_path, seed=0)
+    model.external |= {"backbone.language_model": "somewhere@abc", "modalities.image.encoder": "elsewhere@def"}
+    Trainer(model, stage=_stage(), directory=tmp_path, seed=0)
+    assert model.external == {"modalities.image.encoder": "elsewhere@def"}
 
 
 def test_a_bad_step_is_skipped_counted_and_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,10 +39,13 @@ class Segments:
     @staticmethod
     def of(documents: Int[Tensor, "batch seq"]) -> "Segments":
         """Segments of rows in which a document's positions are neighbours; 0 is padding."""
-        seq = documents.shape[1]
-        numbers = documents.flatten()
-        slots = torch.nonzero(numbers > 0).flatten()
-        numbers = numbers[slots] + slots // seq * (seq + 1)  # the same number in another row is another document
+        slots = torch.nonzero(documents.flatten() > 0).flatten()
+        return Segments.among(slots, numbers=numbered(documents))
+
+    @staticmethod
+    def among(slots: Int[Tensor, " tokens"], *, numbers: Int[Tensor, " positions"]) -> "Segments":
+        """Segments of some flat positions, in order; `numbers` says to which document each position belongs."""
+        numbers = numbers[slots]
         first = torch.ones_like(numbers, dtype=torch.bool)
         first[1:] = numbers[1:] != numbers[:-1]
         starts = torch.nonzero(first).flatten()
@@ -53,6 +56,18 @@ class Segments:
     def as_mask(self) -> Int[Tensor, "1 1 longest bounds"]:
         """What stands in for the attention mask. Expanded, not stored: its shape tells `longest` without a wait."""
         return self.bounds.expand(1, 1, self.longest, -1)
+
+
+def numbered(documents: Int[Tensor, "batch seq"]) -> Int[Tensor, " positions"]:
+    """A number for the document of every flat position; the same number in another row is another document."""
+    batch, seq = documents.shape
+    return (documents + torch.arange(batch, device=documents.device)[:, None] * (seq + 1)).flatten()
+
+
+def rest_mask(queries: Segments, keys: Segments) -> Int[Tensor, "1 2 longest bounds"]:
+    """What stands in for the attention mask where `queries` are the ends of `keys`, document by document."""
+    bounds = torch.stack([queries.bounds, keys.bounds])
+    return bounds[None, :, None].expand(1, 2, keys.longest, -1)
 
 
 def serve_segments(language_model: Any) -> bool:
@@ -97,20 +112,33 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    bounds, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
+    # Bounds of the queries and of the keys, which are the same but for rests behind their beginnings.
+    bounds, key_bounds, longest = attention_mask[0, 0, 0], attention_mask[0, -1, 0], attention_mask.shape[2]
     half = _half_precision(query)
     if half is not None and dropout == 0.0 and (kernel := _varlen_kernel()) is not None:
         query, key, value = (states[0].transpose(0, 1).to(half) for states in (query, key, value))
         output = kernel(
-            query, key, value, bounds, bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=True
+            query, key, value, bounds, key_bounds, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=True
         )
         return output[None], None
-    lengths = bounds.diff().tolist()
+    lengths, key_lengths = bounds.diff().tolist(), key_bounds.diff().tolist()
+    splits = query.split(lengths, dim=2), key.split(key_lengths, dim=2), value.split(key_lengths, dim=2)
     outputs = [
-        F.scaled_dot_product_attention(*states, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True)
-        for states in zip(*(states.split(lengths, dim=2) for states in (query, key, value)), strict=True)
+        F.scaled_dot_product_attention(
+            *states, dropout_p=dropout, scale=scaling, enable_gqa=True, **_causal(states[0], keys=states[1])
+        )
+        for states in zip(*splits, strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _causal(query: Tensor, *, keys: Tensor) -> dict[str, Any]:
+    """How torch's attention is told that the queries are the last of the keys."""
+    seq, num_keys = query.shape[2], keys.shape[2]
+    if seq == num_keys:
+        return {"is_causal": True}
+    seen = torch.ones(seq, num_keys, dtype=torch.bool, device=query.device)
+    return {"attn_mask": seen.tril(num_keys - seq)}
 
 
 def _half_precision(states: Tensor) -> torch.dtype | None:

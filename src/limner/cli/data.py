@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from limner.cli.data_cache import cache
 from limner.cli.data_encode import encode
 from limner.cli.data_preview import preview
 from limner.cli.files import require_directory
 
 app = typer.Typer(no_args_is_help=True, help="Data sets: list them, look into them, build, index and encode them.")
+app.command("cache")(cache)
 app.command("encode")(encode)
 app.command("preview")(preview)
 build_app = typer.Typer(no_args_is_help=True, help="Build a data set as webdataset shards.")
@@ -44,7 +46,8 @@ def build_emoji(
 def list_datasets() -> None:
     """List the data sets that have a name, and which of them are there."""
     from limner.data.catalogue import DATASETS
-    from limner.data.registry import ROOT_VARIABLE, format_size
+    from limner.data.registry import ROOT_VARIABLE
+    from limner.data.sizes import format_size
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("name", "kind", "size", "format", "there", "files"):
@@ -113,7 +116,8 @@ def _is_dataset(name: str) -> bool:
 
 def _show_dataset(name: str) -> None:
     from limner.data.catalogue import DATASETS
-    from limner.data.registry import KINDS, ROOT_VARIABLE, format_size
+    from limner.data.registry import KINDS, ROOT_VARIABLE
+    from limner.data.sizes import format_size
 
     entry = DATASETS.get(name)
     print(f"{entry.name}: {entry.description}" if entry.description else entry.name)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from limner import zoo
+from limner.cli.ancestor_overrides import translated
 from limner.cli.options import Device
+from limner.config.call import Call
 from limner.config.load import load
 from limner.config.overrides import apply_overrides
 
@@ -62,9 +64,15 @@ def open_engine(name: str, *, device: Device = Device.AUTO) -> "Engine":
         return Engine(load_checkpoint(path).to(place))
 
 
+def overridden(config: str, overrides: Sequence[str]) -> Call:
+    """What a config describes, with the changes of the command line. Raises ValueError."""
+    tree = load(config)
+    return apply_overrides(tree, translated(overrides, plan=tree))
+
+
 def load_plan(config: str, overrides: Sequence[str]) -> Any:
     """The recorded plan that a config describes. Raises ValueError for something else."""
-    plan = apply_overrides(load(config), list(overrides))
+    plan = overridden(config, overrides)
     from limner.config.call import name_of_target, target_of
     from limner.train.plan import Plan
 

@@ -9,15 +9,26 @@ import typer
 
 from limner.cli import options
 from limner.cli.files import require_directory
-from limner.cli.loading import choose_device, load_plan
-from limner.config.load import load
-from limner.config.overrides import apply_overrides
+from limner.cli.loading import choose_device, load_plan, overridden
 from limner.config.show import show
 
 if TYPE_CHECKING:
     from limner.train.profiling import Profile
 
-Output = Annotated[Path | None, typer.Option(help="Directory of the run; a run that is there is continued.")]
+Positional = Annotated[
+    str | None, typer.Argument(metavar="CONFIG", help="path.py, or path.py:function, of a recipe; or give --config.")
+]
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", "--config_file", metavar="CONFIG", help="The recipe, in place of CONFIG.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="Directory of the run, by default that of the recipe; a run that is there is continued."),
+]
+OnlyStages = Annotated[
+    list[str] | None,
+    typer.Option("--stage", help="Run this stage alone (may be repeated); what it starts from must be finished."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the recipe and stop.")]
 Resume = Annotated[
     options.Resume,
@@ -53,9 +64,11 @@ Profiler = Annotated[options.Profiler, typer.Option(help="What profiles: torch's
 
 
 def command(
-    config: options.Config,
+    config: Positional = None,
     overrides: options.Overrides = None,
+    config_file: ConfigFile = None,
     output: Output = None,
+    only: OnlyStages = None,
     dry_run: DryRun = False,
     resume: Resume = options.Resume.AUTO,
     allow_changes: AllowChanges = False,
@@ -74,12 +87,20 @@ def command(
 
     SIGTERM and Ctrl-C end the run after the step, saved, with the exit code 143 or 130; the same command goes on.
     """
+    changes = overrides or []
+    if config_file is not None:
+        # With --config, what stands first is an override like the others.
+        changes = [config, *changes] if config is not None else changes
+        config = config_file
+    if config is None:
+        raise typer.BadParameter("CONFIG is missing; expected a recipe, as in configs/tiny/scenes.py")
     if dry_run:
-        print(show(apply_overrides(load(config), overrides or [])))
+        print(show(overridden(config, changes)))
         return
-    if output is None:
+    plan = load_plan(config, changes)
+    if output is None and not getattr(plan, "output", ""):
         raise typer.BadParameter("--output is missing; expected the directory of the run")
-    plan = load_plan(config, overrides or [])
+    output = output or Path(plan.output)
     from limner.cli.samples import write_samples
     from limner.train.execution import Execution
     from limner.train.interruption import Stopped
@@ -108,6 +129,7 @@ def command(
             execution=execution,
             resume=resume.value,
             allow_changes=allow_changes,
+            only=only or (),
             on_sample=write_samples,
         )
     except Stopped as stopped:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from limner.data.sizes import parse_size
 from limner.document.document import Direction, Document, null_prompt
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Document: ...
+
+
+@runtime_checkable
+class VaryingSource(Source, Protocol):
+    """A source whose items may be told in several ways."""
+
+    def document(self, index: int, *, choice: float) -> Document:
+        """The document at `index`; `choice` in [0, 1) picks one way."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ def uniform(*key: int | str) -> float:
     return int.from_bytes(digest, "little") / 2**64
 
 
+@functools.lru_cache(maxsize=4096)  # a window asks for its positions more than once
 def permuted(index: int, *, length: int, key: tuple[int | str, ...]) -> int:
     """Where `index` goes in a pseudo-random permutation of range(length), without building it.
 
@@ -120,7 +131,7 @@ class Mixture:
     """Sources by name, drawn by weight. Each source is gone through in a new order every epoch of its own.
 
     weights:    share of each source in the documents; `TokenShares` for shares of the tokens; None: by size.
-    sizes:      documents that a source counts for where weights go by size; None: as many as it has.
+    sizes:      documents that a source counts for where weights go by size ("20M"); None: as many as it has.
     exhaustion: "repeat": the order never ends. "first_exhausted": it ends when the first source has been gone through;
                 "all_exhausted": when the last one has (the others are repeated until then).
     """
@@ -130,7 +141,7 @@ class Mixture:
         sources: Mapping[str, Source],
         *,
         weights: Mapping[str, float] | TokenShares | None = None,
-        sizes: Mapping[str, int] | None = None,
+        sizes: Mapping[str, int | str] | None = None,
         exhaustion: Exhaustion = "repeat",
         seed: int = 0,
         condition_dropout: float = 0.0,
@@ -144,7 +155,8 @@ class Mixture:
         lengths = {name: len(source) for name, source in sources.items()}
         what = "weight" if sizes is None else "size"
         if weights is None:
-            weights = {name: float(size) for name, size in (lengths if sizes is None else sizes).items()}
+            counted = lengths if sizes is None else {name: parse_size(size) for name, size in sizes.items()}
+            weights = {name: float(size) for name, size in counted.items()}
         _check(weights.shares if isinstance(weights, TokenShares) else weights, lengths, what=what)
         self.sources = dict(sources)
         self.weights = weights
@@ -194,7 +206,11 @@ class Mixture:
     def document(self, position: int) -> tuple[Document, Draw]:
         """The document at `position`, after condition dropout."""
         draw = self.draw(position)
-        document = self.sources[draw.source][draw.index]
+        source = self.sources[draw.source]
+        if isinstance(source, VaryingSource):
+            document = source.document(draw.index, choice=uniform(self.seed, "way", draw.key))
+        else:
+            document = source[draw.index]
         if uniform(self.seed, "null", draw.key) < self.condition_dropout:
             document = null_document(document, choice=uniform(self.seed, "which", draw.key))
         return document, draw

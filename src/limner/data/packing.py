@@ -49,6 +49,18 @@ class NextFit:
 
 
 @dataclass(frozen=True)
+class OneEach:
+    """A row per document: a batch of so many rows is one of so many documents, as published batch sizes count them.
+
+    Where the language model attends by segments, what such rows leave empty costs nothing.
+    """
+
+    def rows(self, sizes: Sequence[Size], *, room: Size) -> list[list[int]]:
+        """Every index by itself."""
+        return [[index] for index in range(len(sizes))]
+
+
+@dataclass(frozen=True)
 class BestFit:
     """Best-fit decreasing: the longest first, each into the fullest row that has room. Hardly a gap is left.
 

@@ -5,8 +5,9 @@
     <modality>.<part>.safetensors
 
 A part loaded from published weights ("external": name in the zoo and fingerprint of its weights) is not written again
-while it is frozen. Writes go to a temporary directory that is renamed at the end: a crash at any byte leaves the last
-good checkpoint.
+while it is as published. Once a stage trains it, it is the model's own (`own`): checkpoints hold it like any other
+part, and what loads one of them is as trained, whatever has become of the published weights. Writes go to a temporary
+directory that is renamed at the end: a crash at any byte leaves the last good checkpoint.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import importlib.metadata
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,27 @@ def component_of(name: str) -> str:
 
 
 def owned_state(model: MultimodalLM) -> dict[str, Tensor]:
-    """Everything a checkpoint must hold: the state less the frozen weights of external parts."""
+    """Everything a checkpoint must hold: the state less the published weights of external parts."""
     return {
         name: value
         for name, value in model.state_dict().items()
-        if "lora_" in name or not any(name.startswith(prefix + ".") for prefix in model.external)
+        if not any(_is_published(name, prefix) for prefix in model.external)
     }
+
+
+def own(model: MultimodalLM, names: Collection[str]) -> None:
+    """Make external parts to which tensors `names` belong the model's own: these are trained, or were.
+
+    Adapters stand beside a part's own weights: to train them leaves it external.
+    """
+    for prefix in [prefix for prefix in model.external if any(_is_published(name, prefix) for name in names)]:
+        source = model.external.pop(prefix)
+        logger.info("checkpoints hold %s, which is no longer what %s published", prefix, source)
+
+
+def _is_published(name: str, prefix: str) -> bool:
+    """Whether a tensor is one that the external part `prefix` was published with."""
+    return name.startswith(prefix + ".") and "lora_" not in name
 
 
 def save_checkpoint(
@@ -153,6 +169,8 @@ def load_checkpoint(path: Path | str) -> MultimodalLM:
     """Rebuild a model from its directory, in evaluation mode."""
     index = read_index(Path(path))
     model = build(from_json(index["model"]))
+    state = read_components(Path(path), index=index)
+    own(model, state)
     if model.vocabulary.to_json() != index["vocabulary"]:
         raise ValueError(
             f"`{path}` was written with another vocabulary than its description gives\n"
@@ -162,7 +180,6 @@ def load_checkpoint(path: Path | str) -> MultimodalLM:
         if model.external.get(prefix) != part:
             # The same model from another source (a quantised copy, say): close, but not what it was trained on.
             logger.warning("%s was trained on %s and runs on %s", path, part, model.external.get(prefix))
-    state = read_components(Path(path), index=index)
     load_state(model, state, expected=set(owned_state(model)), source=str(path))
     return model.eval()
 

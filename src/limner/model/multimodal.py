@@ -8,15 +8,17 @@ encoder is read.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from limner.backbone.hf import Backbone
+from limner.backbone.prefix import hidden_states_behind, serves_prefixes
 from limner.data.mixture import source_of
 from limner.document.document import Direction, Media
+from limner.document.rows import Placeholder
 from limner.modalities.base import Features, LossTerm, Maker, Modality, Reader
 from limner.modalities.noise import keyed_generator
 from limner.model.anchor import anchor
@@ -35,6 +37,7 @@ class MultimodalLM(nn.Module):
     """A backbone, modalities by name, and the renderer that turns Documents into its ids and spans.
 
     `external` names parts (dotted prefixes) whose weights are published elsewhere, with "<name>@<fingerprint>" each.
+    `placeholders` say how rows of data name the items that the model reads, where they do.
     """
 
     def __init__(
@@ -46,9 +49,11 @@ class MultimodalLM(nn.Module):
         template: Template,
         tokenizer: TextTokenizer,
         external: Mapping[str, str] | None = None,
+        placeholders: Sequence[Placeholder] = (),
     ) -> None:
         super().__init__()
         self.external = dict(external or {})
+        self.placeholders = tuple(placeholders)
         self.backbone = backbone
         self.modalities = nn.ModuleDict(modalities)
         self.vocabulary = vocabulary
@@ -132,7 +137,10 @@ class MultimodalLM(nn.Module):
     def hidden_states(self, batch: Batch) -> Float[Tensor, "batch seq d_model"]:
         """Final-norm hidden states of a packed batch."""
         rows = self.embed(batch)
-        return self.backbone.packed_hidden_states(rows, positions=batch.positions, documents=batch.documents)
+        places = {"positions": batch.positions, "documents": batch.documents}
+        if rows.requires_grad and self._reads_constants() and serves_prefixes(self.backbone):
+            return hidden_states_behind(self.backbone, rows, **places, constant=~_behind_queries(batch))
+        return self.backbone.packed_hidden_states(rows, **places)
 
     def forward(
         self,
@@ -184,6 +192,11 @@ class MultimodalLM(nn.Module):
         generators = [keyed_generator(*noise_key, key) for key in spans.keys]
         return decoder.loss(self.condition(name, states), latents, generators=generators)
 
+    def _reads_constants(self) -> bool:
+        """Whether nothing that reads is trained: what stands before a document's first queries is constant then."""
+        readers = [part for name in self.modalities for part in self.modality(name).reader or ()]
+        return not any(parameter.requires_grad for part in readers for parameter in part.parameters())
+
     def _absent_readers(self, batch: Batch) -> list[nn.Module]:
         """The input side of every modality that this batch does not read."""
         return [
@@ -192,6 +205,19 @@ class MultimodalLM(nn.Module):
             if (name, Direction.IN) not in batch.spans
             for part in self.modality(name).reader or ()
         ]
+
+
+def _behind_queries(batch: Batch) -> Bool[Tensor, "batch seq"]:
+    """Whether a token is a query, or stands behind one of its document."""
+    made = torch.zeros_like(batch.ids).flatten()
+    for (_, direction), spans in batch.spans.items():
+        if direction is Direction.OUT:
+            made[spans.slots] = 1
+    made = made.view_as(batch.ids)
+    so_far = made.cumsum(dim=1)
+    # What was counted up to where the document began (its position 0) belongs to others.
+    begins = torch.arange(batch.ids.shape[1], device=made.device) - batch.positions
+    return so_far > (so_far - made).gather(1, begins)
 
 
 def _with_sources(term: LossTerm, keys: tuple[str, ...], *, names: tuple[str, ...]) -> LossTerm:

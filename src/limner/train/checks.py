@@ -3,10 +3,13 @@
 from collections.abc import Collection, Mapping
 
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from limner.model.checkpoint import owned_state
-from limner.model.multimodal import MultimodalLM
+from limner.train.optim import Optimizers
 from limner.train.stage import Stage
+
+UNSHARDED = ("Adafactor", "Rprop")
+"""Optimisers whose step torch refuses over shards: of parts they cannot compute what they need of the whole."""
 
 
 def check_shared(stage: Stage, *, num_ranks: int) -> None:
@@ -18,14 +21,16 @@ def check_shared(stage: Stage, *, num_ranks: int) -> None:
         )
 
 
-def check_saved(model: MultimodalLM, parameters: Collection[str], *, stage: str) -> None:
-    """Raise ValueError where a trained tensor belongs to a part that no checkpoint holds."""
-    lost = sorted(set(parameters) - set(owned_state(model)))
-    if lost:
-        raise ValueError(
-            f"stage `{stage}` trains {len(lost)} tensors of a published part, which no checkpoint holds: "
-            f"{lost[0]} ...\nhint: train it through LoRA, or wire the part without its source"
-        )
+def check_sharded(optimizer: Optimizers, *, stage: str) -> None:
+    """Raise ValueError where an optimiser cannot step over parameters that are sharded."""
+    for part in optimizer.parts:
+        name = type(part).__name__
+        sharded = any(isinstance(parameter, DTensor) for group in part.param_groups for parameter in group["params"])
+        if sharded and name in UNSHARDED:
+            raise ValueError(
+                f"stage `{stage}` uses {name}, which cannot step over sharded parameters\n"
+                "hint: run it with --parallel replicate, or take another optimizer"
+            )
 
 
 def check_terms(terms: Collection[str], *, stage: Stage) -> None:

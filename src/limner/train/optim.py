@@ -65,7 +65,7 @@ class ParameterGroup(Protocol):
     """What a glob says about its parameters."""
 
     @property
-    def learning_rate(self) -> float: ...
+    def learning_rate(self) -> float | None: ...
 
     @property
     def weight_decay(self) -> float: ...
@@ -118,6 +118,7 @@ def _entries(group: ParameterGroup, parameters: list[nn.Parameter]) -> list[dict
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     vectors = [parameter for parameter in parameters if parameter.ndim < 2]
     peak = group.learning_rate
+    assert peak is not None, "a stage gives its groups their learning rates"
     return [
         {"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay}
         for chosen, decay in ((matrices, group.weight_decay), (vectors, 0.0))

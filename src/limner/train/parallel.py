@@ -36,6 +36,9 @@ from limner.train.objectives import NoiseKey, Objective
 
 Key = TypeVar("Key", bound=Hashable)
 
+SHARDING = "2.13"
+"""The first torch whose FSDP2 has all that `Shard` and `gathered` ask of it."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -147,9 +150,15 @@ class Shard:
     """
 
     def wrap(self, module: ObjectiveModule, *, world: World) -> nn.Module:
-        """The same module, its parameters now DTensors outside of its forward."""
+        """The same module, its parameters now DTensors outside of its forward. Raises ValueError where torch is older
+        than what this was made for."""
         if world.size == 1:
             return module
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise ValueError(
+                f"sharding needs torch {SHARDING} or later; this is {torch.__version__}\n"
+                "hint: upgrade torch, or run with --parallel replicate"
+            )
         mesh = init_device_mesh(world.device.type, (world.size,))
         blocks = [block for block in transformer_blocks(module.model) if _trains(block)]
         held = {parameter for block in blocks for parameter in block.parameters()}

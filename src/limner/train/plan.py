@@ -9,7 +9,7 @@ and what run_folder.py lists
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -24,6 +24,7 @@ from limner.model.checkpoint import (
     INDEX,
     component_of,
     load_state,
+    own,
     owned_state,
     read_components,
     read_index,
@@ -40,14 +41,18 @@ logger = logging.getLogger(__name__)
 
 Resume = Literal["auto", "never", "required"]
 
+AS_BUILT = "as built"
+"""In `Stage.start_from`: neither from a stage nor from a checkpoint."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe: the model to build, the stages in order, and the seed of everything."""
+    """A recipe: the model to build, the stages in order, the seed of everything, and where a run goes by default."""
 
     model: MultimodalLM
     stages: Sequence[Stage]
     seed: int = 0
+    output: str = ""
 
 
 def run_plan(
@@ -57,15 +62,18 @@ def run_plan(
     execution: Execution | None = None,
     resume: Resume = "auto",
     allow_changes: bool = False,
+    only: Collection[str] = (),
     on_sample: Callable[[MultimodalLM, Path, int], None] | None = None,
 ) -> Path:
-    """Run or continue a recorded Plan; return the last stage's checkpoint directory.
+    """Run or continue a recorded Plan; return the checkpoint directory of the last stage that was run.
 
     resume:        "auto" goes on with what is in `output`; "never" refuses a directory that holds a run of this plan,
                    "required" one that holds none.
     allow_changes: go on though the recipe or the model is not what a stage was begun with. A finished stage stays as it
                    was run; an unfinished one goes on from its saved state under the new recipe, as far as that fits
                    (other trained tensors are refused still).
+    only:          names of the stages to run; none for all. Stages that do not start from one another may so be run by
+                   several commands at once, into one `output`.
 
     Every rank of `execution.world` runs this; the first one writes. Any number of them may go on with what was run.
     Stages may be added to a plan that was run. Raises ValueError when a stage was begun with another recipe or model,
@@ -76,7 +84,9 @@ def run_plan(
     names = [stage.name for stage in plan.stages]
     if len(set(names)) != len(names):
         raise ValueError(f"stage names repeat: {names}\nhint: give every stage its own name")
-    _check_resume(resume, output=output, names=names)
+    if unknown := sorted(set(only) - set(names)):
+        raise ValueError(f"the plan has no stage `{unknown[0]}`\nhint: its stages are {', '.join(names)}")
+    _check_resume(resume, output=output, names=[name for name in names if not only or name in only])
     recipes = {stage.name: stage_recipe(stage, model=plan.model, seed=plan.seed) for stage in plan.stages}
     if not allow_changes:
         check_unchanged(recipes, output=output)
@@ -86,6 +96,8 @@ def run_plan(
         record_run(output, plan)
     checkpoint = output
     for index, recorded in enumerate(plan.stages):
+        if only and recorded.name not in only:
+            continue
         directory = output / recorded.name
         checkpoint = directory / "checkpoint"
         if world.is_first:
@@ -154,16 +166,16 @@ def _save_best(
 
 
 def hand_over(model: MultimodalLM, stage: Stage, *, output: Path, before: list[str]) -> dict[str, str]:
-    """Load each component from the stage that the recipe names for it (the stage before by default).
+    """Load each component from where the recipe says (from the stage before by default).
 
-    Returns where each came from.
+    Returns where each came from. Raises ValueError for a place that is no earlier stage and no checkpoint.
     """
-    rules = list(stage.start_from) or ([("*", before[-1])] if before else [])
+    rules = stage.origins or ([("*", before[-1])] if before else [])
     for glob, name in rules:
-        if name not in before:
+        if name not in (*before, AS_BUILT) and not (Path(name) / INDEX).exists():
             raise ValueError(
-                f"stage `{stage.name}` starts from `{name}`, which does not come before it\n"
-                f"hint: earlier stages are {', '.join(before) or 'none'}"
+                f"stage `{stage.name}` starts from `{name}`, which is no stage before it and no checkpoint directory\n"
+                f"hint: earlier stages are {', '.join(before) or 'none'}; a directory of a checkpoint holds {INDEX}"
             )
         if not any(fnmatchcase(component, glob) for component in _components(model)):
             raise ValueError(
@@ -172,16 +184,19 @@ def hand_over(model: MultimodalLM, stage: Stage, *, output: Path, before: list[s
             )
     origins: dict[str, str] = {}
     for component in _components(model):
-        name = next((name for glob, name in rules if fnmatchcase(component, glob)), None)
-        origins[component] = "as built" if name is None else f"stage {name}"
-        if name is None:
+        name = next((name for glob, name in rules if fnmatchcase(component, glob)), AS_BUILT)
+        origins[component] = AS_BUILT
+        if name == AS_BUILT:
             continue
-        path = output / name / "checkpoint"
+        path = output / name / "checkpoint" if name in before else Path(name)
         state = read_components(path, index=read_index(path), pattern=component)
+        own(model, state)
         expected = {key for key in owned_state(model) if component_of(key) == component}
-        load_state(model, state, expected=expected, source=f"{path}/{component}")
+        if expected:
+            load_state(model, state, expected=expected, source=f"{path}/{component}")
+            origins[component] = f"stage {name}" if name in before else f"checkpoint {path}"
     return origins
 
 
 def _components(model: MultimodalLM) -> list[str]:
-    return sorted({component_of(name) for name in owned_state(model)})
+    return sorted({component_of(name) for name in model.state_dict()})

@@ -18,6 +18,7 @@ import os
 import platform
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,8 @@ _VERSIONED = ("limner", "torch", "transformers", "diffusers", "peft", "safetenso
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole: after a crash it holds the new text or the old one."""
-    temporary = path.with_name(f".{path.name}.writing")
+    # A name of its own: stages of one run may be trained by several commands at once.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.writing")
     temporary.write_text(text)
     temporary.replace(path)
 

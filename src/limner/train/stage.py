@@ -7,7 +7,7 @@ there is.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, Protocol, runtime_checkable
 
@@ -28,13 +28,14 @@ from limner.train.optim import TorchOptimizer
 
 @dataclass(frozen=True)
 class Trainable:
-    """Parameters whose name matches `glob`, with their own peak learning rate.
+    """Parameters whose name matches `glob`, with their peak learning rate.
 
-    `optimizer`: None for the stage's. Muon, for one, takes matrices alone; the rest then needs another.
+    `learning_rate`, `optimizer`: None for the stage's. Muon, for one, takes matrices alone; the rest then needs
+    another.
     """
 
     glob: str
-    learning_rate: float
+    learning_rate: float | None = None
     weight_decay: float = 0.0
     optimizer: TorchOptimizer | None = None
 
@@ -48,18 +49,27 @@ class LearningRateSchedule(Protocol):
         ...
 
 
-def _after_warmup(step: int, num_steps: int, *, warmup_steps: int, curve: Callable[[float], float]) -> float:
+def _after_warmup(step: int, num_steps: int, *, warmup_steps: int | float, curve: Callable[[float], float]) -> float:
     """A rising line up to 1 over the warm-up, then `curve` of the share of the rest that is done."""
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return curve((step - warmup_steps) / max(1, num_steps - warmup_steps))
+    warmup = _warmup(warmup_steps, num_steps=num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    return curve((step - warmup) / max(1, num_steps - warmup))
+
+
+def _warmup(steps: int | float, *, num_steps: int) -> int:
+    """Steps of a warm-up: a number below 1 is a share of all steps, rounded up."""
+    return math.ceil(steps * num_steps) if steps < 1 else int(steps)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a half cosine down to `final` of the peak."""
+    """Linear warm-up, then a half cosine down to `final` of the peak.
 
-    warmup_steps: int = 0
+    `warmup_steps`, here and in the other schedules: steps, or below 1 a share of all steps (0.003: 3 in a thousand).
+    """
+
+    warmup_steps: int | float = 0
     final: float = 0.0
 
     def factor(self, step: int, num_steps: int) -> float:
@@ -75,7 +85,7 @@ class Schedule:
 class Constant:
     """Linear warm-up, then the peak to the end."""
 
-    warmup_steps: int = 0
+    warmup_steps: int | float = 0
 
     def factor(self, step: int, num_steps: int) -> float:
         """The factor at `step`, in (0, 1]."""
@@ -86,7 +96,7 @@ class Constant:
 class Linear:
     """Linear warm-up, then a straight line down to `final` of the peak."""
 
-    warmup_steps: int = 0
+    warmup_steps: int | float = 0
     final: float = 0.0
 
     def factor(self, step: int, num_steps: int) -> float:
@@ -106,13 +116,14 @@ class WarmupStableDecay:
     """
 
     decay_steps: int
-    warmup_steps: int = 0
+    warmup_steps: int | float = 0
     final: float = 0.0
 
     def factor(self, step: int, num_steps: int) -> float:
         """The factor at `step` of `num_steps`, in (0, 1]."""
         left = min(1.0, (num_steps - step) / max(1, self.decay_steps))
-        return min(1.0, (step + 1) / max(1, self.warmup_steps), self.final + (1.0 - self.final) * left)
+        warmup = _warmup(self.warmup_steps, num_steps=num_steps)
+        return min(1.0, (step + 1) / max(1, warmup), self.final + (1.0 - self.final) * left)
 
 
 @runtime_checkable
@@ -252,11 +263,13 @@ class Stage:
                       changes nothing.
     loss_weights:     weight per term; a term without a weight is an error, weight 0 leaves it out.
     objective:        which loss terms there are, and what is measured before the first and after the last step.
+    learning_rate:    peak for all parameters whose glob names none of its own; None where all do.
     optimizer:        for all parameters whose glob names none of its own.
     schedule:         factor on the learning rates of all parts, over the steps.
     max_gradient_norm: gradients of a step whose norm over all parameters is larger are scaled down to it.
-    start_from:       (component glob, stage name) pairs, first match wins; what matches none starts as built.
-                      Empty: everything from the stage before.
+    start_from:       (component glob, where from) pairs, first match wins; what matches none starts as built. From
+                      where: the name of an earlier stage, the directory of a checkpoint, or "as built". One of these
+                      alone: everything from there. Empty: everything from the stage before.
     ema_decay:        keep an exponential moving average of the trainable parameters and end with it; None for none.
     precision:        "bfloat16" computes the objective under autocast, "auto" does so on a GPU; trained parameters and
                       optimiser are float32 always.
@@ -274,19 +287,35 @@ class Stage:
     num_steps: int
     loss_weights: Mapping[str, float]
     objective: Objective = field(default_factory=Multimodal)
+    learning_rate: float | None = None
     optimizer: TorchOptimizer = field(default_factory=lambda: TorchOptimizer("AdamW", {"betas": (0.9, 0.98)}))
     schedule: LearningRateSchedule = field(default_factory=Schedule)
     accumulation: int = 1
     max_gradient_norm: float = 1.0
     ema_decay: float | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    start_from: Sequence[tuple[str, str]] = ()
+    start_from: Sequence[tuple[str, str]] | str = ()
     expected_loss: tuple[float, float] | None = None
     max_bad_steps: int = 10
     evaluation: Evaluation | None = None
     save_every: int = 500
     keep_last: int = 2
     sample_every: int = 0
+
+    def __post_init__(self) -> None:
+        rates = [self.learning_rate if group.learning_rate is None else group.learning_rate for group in self.trainable]
+        if None in rates:
+            glob = self.trainable[rates.index(None)].glob
+            raise ValueError(
+                f"stage `{self.name}` trains `{glob}` without a learning rate\nhint: give the stage `learning_rate`"
+            )
+        groups = zip(self.trainable, rates, strict=True)
+        object.__setattr__(self, "trainable", tuple(replace(group, learning_rate=rate) for group, rate in groups))
+
+    @property
+    def origins(self) -> list[tuple[str, str]]:
+        """`start_from` as pairs."""
+        return [("*", self.start_from)] if isinstance(self.start_from, str) else list(self.start_from)
 
 
 def select_trainable(model: nn.Module, trainable: Sequence[Trainable]) -> dict[Trainable, dict[str, nn.Parameter]]:

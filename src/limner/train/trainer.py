@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from limner.modalities.noise import keyed_generator
-from limner.model.checkpoint import owned_state
+from limner.model.checkpoint import own, owned_state
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.batch import Batch
-from limner.train.checks import check_band, check_reached, check_saved, check_shared, check_terms
+from limner.train.checks import check_band, check_reached, check_sharded, check_shared, check_terms
 from limner.train.evaluation import Evaluator
 from limner.train.execution import Execution, set_training, uses_bfloat16, widen
 from limner.train.interruption import Stopped, StopSignals
@@ -71,7 +71,7 @@ class Trainer:
         check_shared(stage, num_ranks=self.world.size)
         groups = select_trainable(model, stage.trainable)
         self.parameters = {name: p for group in groups.values() for name, p in group.items()}
-        check_saved(model, self.parameters, stage=stage.name)
+        own(model, self.parameters)
         self.execution.prepare(model)
         self.widened = widen(self.parameters.values())
         self.bfloat16 = uses_bfloat16(stage.precision, device=model.device, widened=self.widened)
@@ -82,6 +82,7 @@ class Trainer:
         self.parameters = {name: wrapped[name] for name in self.parameters}
         groups = {group: {name: wrapped[name] for name in names} for group, names in groups.items()}
         self.optimizer = build_optimizer(groups, optimizer=stage.optimizer)
+        check_sharded(self.optimizer, stage=stage.name)
         self.average = None if stage.ema_decay is None else MovingAverage(self.parameters, decay=stage.ema_decay)
         self.loader = StageLoader(stage, model=model, world=self.world, num_workers=self.execution.num_workers)
         self.evaluator = None
