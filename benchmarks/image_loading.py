@@ -37,7 +37,7 @@ from limner.data.mixture import Mixture
 from limner.data.packing import NextFit
 from limner.data.sources.tar_shards import TarShards
 from limner.document.document import Direction
-from limner.evaluate.report import environment
+from limner.evaluate.tables import environment
 from limner.modalities.base import Encoder
 from limner.modalities.decoders.autoencoder import PictureAutoencoder
 from limner.modalities.decoders.flow import FlowDecoder
@@ -69,7 +69,7 @@ class Task:
         """A JPEG as RGB in [-1, 1], [3, size, size]: what each peer is given, nothing around it."""
         picture = Pillow.open(io.BytesIO(data)).convert("RGB")
         picture = picture.resize((self.size, self.size), Pillow.Resampling.BICUBIC)
-        return torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float() / 127.5 - 1.0
+        return torch.from_numpy(numpy.array(picture)).permute(2, 0, 1).float().div_(127.5).sub_(1.0)
 
 
 def main(arguments: list[str]) -> None:
@@ -191,8 +191,13 @@ class _Pictures(Dataset[Tensor]):
         return len(self.source)
 
     def __getitem__(self, index: int) -> Tensor:
-        ((_, media),) = self.source[index].media()
-        return self.encoder.preprocess(media)
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        """What DataLoader asks for a batch. All is read before anything is decoded: in turns, each would find the
+        processor's caches filled by the other."""
+        found = [media for index in indices for _, media in self.source[index].media()]
+        return [self.encoder.preprocess(media) for media in found]
 
 
 def _shards(task: Task, shards: list[str]) -> Batches:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from limner.cli.data_cache import cache
 from limner.cli.data_encode import encode
+from limner.config.call import build
 from limner.config.load import load
 from limner.data import features
 from limner.data.feature_store import features_root
@@ -149,3 +151,37 @@ def test_what_cannot_be_encoded_is_said_at_once(recipe, tmp_path):
 def test_a_process_that_fails_says_why_here(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"\nhint: "):
         encode(f"{recipe}:two", stage=["drawing"], run=tmp_path / "nothing", processes=2)
+
+
+def test_a_limit_encodes_what_training_takes_first(recipe, computed):
+    encode(recipe, stage=["drawing"], max_documents=2)
+    order = build(load(recipe)).stages[0].mixture
+    taken = {order.draw(position).index % 3 for position in range(2) if order.draw(position).index != 5}
+    assert len(computed) == 2 * len(taken)
+    encode(recipe, stage=["drawing"])
+    assert len(computed) == 6
+
+
+def test_sources_without_an_end_are_not_begun_with(recipe, capsys):
+    Path(recipe).write_text(RECIPE.replace("FunctionSource(page, 6)", "FunctionSource(lambda n: page(n % 5), 2**60)"))
+    with pytest.raises(ValueError, match=r"as good as no end\nhint: give --max-documents"):
+        encode(recipe, stage=["drawing"])
+    encode(recipe, stage=["drawing"], max_documents=8)
+    assert "drawing\timage in\t3 encoded\t5 held" in capsys.readouterr().out
+
+
+def test_the_cache_is_listed_and_cleared(recipe, computed, tmp_path, capsys):
+    encode(recipe, stage=["drawing"])
+    capsys.readouterr()
+    cache()
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted(line.split("\t")[1] for line in lines[:2]) == ["3 items", "3 items"]
+    assert sorted(line.split("\t")[3] for line in lines[:2]) == ["image in", "image out"]
+    assert lines[2].endswith("no limit (LIMNER_FEATURES_LIMIT)")
+    with pytest.raises(ValueError, match=r"no features `nothing`\nhint: "):
+        cache(["nothing"], clear=True)
+    name = lines[0].split("\t")[0]
+    cache([name], clear=True)
+    assert [path.name for path in features_root().iterdir()] == [lines[1].split("\t")[0]]
+    cache(clear=True)
+    assert not list(features_root().iterdir())

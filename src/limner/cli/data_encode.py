@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 """How long news of the processes is waited for before it is checked that they live."""
 
+ENDLESS = 10**9
+"""Documents that nobody waits for: sources made by a function say so large a number for no end."""
+
 STOP_SECONDS = 10.0
 """How long a process that is told to end may take."""
 
@@ -35,6 +38,7 @@ class Job:
     stage: str
     run: Path | None
     device: options.Device
+    max_documents: int | None = None
     part: int = 0
     num_parts: int = 1
 
@@ -48,6 +52,10 @@ def encode(
     run: Annotated[
         Path | None,
         typer.Option(help="Directory of the recipe's run: where parts that an earlier stage trained come from."),
+    ] = None,
+    max_documents: Annotated[
+        int | None,
+        typer.Option(min=1, help="Encode the first N documents of a stage's order alone: those it trains on first."),
     ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the documents.")] = 1,
     device: options.DeviceOption = options.Device.AUTO,
@@ -64,7 +72,7 @@ def encode(
         if is_batched_by(recorded, Pictures):
             print(f"{recorded.name}\treads pixels, no features")
             continue
-        job = Job(config, tuple(overrides or ()), recorded.name, run, device)
+        job = Job(config, tuple(overrides or ()), recorded.name, run, device, max_documents)
         for line in _encode_stage(job, processes=processes):
             print(f"{recorded.name}\t{line}")
 
@@ -72,10 +80,16 @@ def encode(
 def _encode_stage(job: Job, *, processes: int) -> Iterator[str]:
     """Encode what a stage needs; yields what was done, a line each."""
     from limner.config.call import build
+    from limner.data.encoding import num_documents
 
     stages = load_plan(job.config, job.overrides).stages
     mixture = build(next(recorded for recorded in stages if recorded.name == job.stage).mixture)
-    total = sum(len(source) for source in mixture.sources.values())
+    total = num_documents(mixture, max_documents=job.max_documents)
+    if total >= ENDLESS:
+        raise ValueError(
+            f"the sources of stage `{job.stage}` have {total} documents, which is as good as no end\n"
+            "hint: give --max-documents N to encode those that training takes first"
+        )
     counts = _in_this_process(job, total) if processes == 1 else _in_processes(job, processes, total)
     skipped = counts.pop("skipped", 0)
     if not counts:
@@ -155,7 +169,8 @@ def _run(job: Job, *, on_document: Callable[[], None]) -> Counter[str]:
 
     stage, cache, unsettled = _prepare(job)
     counts = encode_documents(
-        stage.mixture.sources,
+        stage.mixture,
+        max_documents=job.max_documents,
         cache=cache,
         left_out=unsettled,
         part=job.part,
@@ -172,6 +187,7 @@ def _prepare(job: Job) -> tuple["Stage", "FeatureCache", set[tuple[str, "Directi
 
     from limner.config.call import build
     from limner.data.features import FeatureCache
+    from limner.model.checkpoint import own
     from limner.train.stage import select_trainable
 
     plan = load_plan(job.config, job.overrides)
@@ -186,6 +202,8 @@ def _prepare(job: Job) -> tuple["Stage", "FeatureCache", set[tuple[str, "Directi
         from limner.train.plan import hand_over
 
         hand_over(model, stage, output=job.run, before=names[:place])
+    for recorded in plan.stages[:place]:
+        own(model, [name for group in select_trainable(model, build(recorded).trainable).values() for name in group])
     select_trainable(model, stage.trainable)
     cache = FeatureCache(model.to(choose_device(job.device)))
     rules = list(stage.start_from) or [("*", name) for name in names[:place]]

@@ -8,14 +8,17 @@ Every writing process has files of its own, so nothing is locked. A tensor's byt
 record is found only when it is whole and its checksum fits; so a process that dies at any byte loses at most the tensor
 that it was writing. Readers map the data and read the rest of the journals again when they miss a key.
 
-Assumes that a folder holds values of one part only (`fingerprint`): a key names the same bytes for ever.
+Assumes that a folder holds values of one part only (`fingerprint`): a key names the same bytes for ever. What all
+folders may take together is limited where `$LIMNER_FEATURES_LIMIT` says so; nothing is deleted to make room.
 """
 
+import errno
 import hashlib
 import logging
 import math
 import mmap
 import os
+import re
 import secrets
 import struct
 import time
@@ -34,9 +37,15 @@ from limner import zoo
 logger = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "LIMNER_FEATURES"
+LIMIT_VARIABLE = "LIMNER_FEATURES_LIMIT"
 
 MEMORY_LIMIT = 2**31
 """Bytes that a `MemoryStore` keeps; what comes later is computed each time."""
+
+SLICE = 2**26
+"""Bytes that a process writes before it measures again how much room is left: so far may each exceed the limit."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 _RECORD = struct.Struct("<16sQ6IBBxxI")
 _CHECKSUM = struct.Struct("<I")
@@ -51,6 +60,20 @@ def features_root() -> Path:
     """`$LIMNER_FEATURES`, or else `features` in the cache of weights. Not created here."""
     given = os.environ.get(ROOT_VARIABLE)
     return Path(given).expanduser() if given else zoo.cache_root() / "features"
+
+
+def features_limit() -> int | None:
+    """Bytes that all features together may take, `$LIMNER_FEATURES_LIMIT` such as "200G"; None for no limit."""
+    given = os.environ.get(LIMIT_VARIABLE, "")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", given.strip().upper())
+    if given and not found:
+        raise ValueError(f"{LIMIT_VARIABLE} is `{given}`; expected bytes such as 500M or 200G\nhint: write it so")
+    return round(float(found[1]) * _UNITS[found[2]]) if found else None
+
+
+def bytes_below(folder: Path) -> int:
+    """What the features in the folders of `folder` take."""
+    return sum(path.stat().st_size for ending in ("data", "index") for path in folder.glob(f"*/*.{ending}"))
 
 
 @runtime_checkable
@@ -120,12 +143,15 @@ class _Record:
 class DiskStore:
     """The store of one folder. Where it cannot be written (no rights, disk full), new tensors are kept in memory.
 
-    May be used in forked processes: a child that writes begins files of its own.
+    `limit` is how many bytes this folder and those beside it may take; None for no limit. May be used in forked
+    processes: a child that writes begins files of its own.
     """
 
-    def __init__(self, folder: Path, *, about: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, about: Sequence[str] = (), limit: int | None = None) -> None:
         self.folder = folder
         self.about = about
+        self.limit = limit
+        self._room = 0
         self._records: dict[bytes, _Record] = {}
         self._read: dict[str, int] = {}
         self._maps: dict[str, mmap.mmap] = {}
@@ -169,12 +195,23 @@ class DiskStore:
             return
         if self._overflow is None:
             try:
+                self._take_room(value.nbytes + RECORD_SIZE)
                 self._records[hashed] = self._own_writer().append(hashed, value)
             except OSError as error:
                 logger.warning("features cannot be written to %s (%s); new ones stay in memory", self.folder, error)
                 self._overflow = MemoryStore()
         if self._overflow is not None:
             self._overflow.put(key, value)
+
+    def _take_room(self, size: int) -> None:
+        """Raises OSError where the limit leaves no room for so many bytes."""
+        if self.limit is None:
+            return
+        if self._room < size:
+            self._room = min(max(size, SLICE), self.limit - bytes_below(self.folder.parent))
+        if self._room < size:
+            raise OSError(errno.EDQUOT, f"{LIMIT_VARIABLE} allows {self.limit} bytes; see `limner data cache`")
+        self._room -= size
 
     def _is_own(self, writer: str) -> bool:
         """Whether these are the files that this process writes: it knows what is in them."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from limner.data.feature_store import DiskStore, NoStore, Store, features_root
+from limner.data.feature_store import DiskStore, NoStore, Store, features_limit, features_root
 from limner.data.fingerprint import description, fingerprint, weights_stamp
 from limner.document.document import Direction, Media
 from limner.modalities.base import Decoder, Encoder, Modality
@@ -87,7 +87,7 @@ def disk_store(part: FrozenPart) -> Store:
     """The part's folder below `features_root()`."""
     folder = features_root() / fingerprint(part.part, transform=part.transform)
     about = [f"{part.name} {part.direction}", *description(part.part, transform=part.transform)]
-    return DiskStore(folder, about=about)
+    return DiskStore(folder, about=about, limit=features_limit())
 
 
 class FeatureCache:

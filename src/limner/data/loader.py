@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import threading
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -129,22 +130,24 @@ class Rows:
         self.collate = collate
 
     def __getitem__(self, task: Task) -> tuple[Prepared, list[Skipped]]:
+        draw = self.windows.mixture.draw
         bad: list[Skipped] = []
         rows: list[list[Sequence]] = []
-        draws: dict[str, Draw] = {}
+        places: dict[str, int] = {}
         for positions in task:
             rows.append([])
             for position in positions:
-                draw = self.windows.mixture.draw(position)
-                draws[draw.key] = draw
                 try:
-                    rows[-1].append(self.windows.sequence(position))
+                    sequence = self.windows.sequence(position)
                 except BadDocument as error:  # it was good when its window was planned
-                    bad.append(_undecoded(draw, error))
+                    bad.append(_undecoded(draw(position), error))
+                    continue
+                places[sequence.key] = position
+                rows[-1].append(sequence)
         prepared = self.collate.prepare(
             rows,
             sources=tuple(self.windows.mixture.sources),
-            on_bad=lambda sequence, error: bad.append(_undecoded(draws[sequence.key], error)),
+            on_bad=lambda sequence, error: bad.append(_undecoded(draw(places[sequence.key]), error)),
         )
         return prepared, bad
 
@@ -295,7 +298,13 @@ def _ahead(dataset: Any, sampler: Iterable[Any], *, num_workers: int, prefetched
         # Else it would draw the workers' seeds from the global state, and a run would depend on when it was resumed.
         generator=torch.Generator(),
     )
-    return iter(loader)
+    with warnings.catch_warnings():
+        # Python 3.12 and later warn of any fork beside threads. A spawned worker would be sent the model, and read it
+        # again; a forked one shares it, never computes with it, and torch gives it one thread.
+        warnings.filterwarnings(
+            "ignore", message=r".*use of fork\(\) may lead to deadlocks", category=DeprecationWarning
+        )
+        return iter(loader)
 
 
 def _as_it_is(item: Any) -> Any:

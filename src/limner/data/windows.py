@@ -21,7 +21,8 @@ from limner.tokens.sequence import Sequence
 Result = TypeVar("Result")
 
 TooLong = Literal["error", "skip", "cut"]
-"""What becomes of a document that no row can hold. "cut" takes its beginning and never splits a span."""
+"""What becomes of a document that no row can hold. "cut" takes the whole parts at its beginning that
+fit: no text and no span is split."""
 
 Reason = Literal["read", "render", "too_long", "untrained", "decode"]
 """Why a document is left out: its source cannot give it; the model cannot render it; no row holds it; nothing of it is
@@ -156,7 +157,7 @@ class Windows:
         if self.too_long == "cut":
             surplus = (span.outer[0] for span in sequence.spans if span.item >= room.items)
             end = min(room.tokens, next(surplus, room.tokens))
-            if end and len(beginning := sequence.cut(end)):
+            if len(beginning := sequence.whole_parts(end)):
                 return beginning
         many = f" and {size.items} media items" if size.items > room.items else ""
         most = f" and {room.items} items" if many else ""

@@ -108,16 +108,19 @@ class Sample:
         # Folders in front of a name say where it once lay.
         base = wanted.rpartition("/")[2]
         names = [wanted, base, f"{self.key}-{base}", f"{self.key}.{base}"]
-        exact = [member for name in names for member in self.members if member[0] == name]
+        for name in names:
+            for member in self.members:
+                if member[0] == name:
+                    return self._bytes(member)
         stems = {_split(name.lower())[0] for name in (wanted, f"{self.key}-{base}")}
         alike = [member for member in self.members if _split(member[0].lower())[0] in stems]
         alike = [member for member in alike if _split(member[0])[1] not in ("json", "txt")]
-        if not exact and not alike:
+        if not alike:
             raise ValueError(
                 f"sample `{self.key}` names `{wanted[:80]}`, which is not in {self.url.rpartition('/')[2]}\n"
                 "hint: build the shard again"
             )
-        return self._bytes((exact or alike)[0])
+        return self._bytes(alike[0])
 
     def _json(self, member: tuple[str, int, int]) -> dict[str, Any]:
         try:
@@ -133,17 +136,20 @@ class Sample:
         block = self._block
         if block is None:
             return storage.read_range(self.url, start, start + size)
-        first = min(begin for _, begin, _ in self.members)
-        return block[start - first : start - first + size]
+        return block[start - self._first : start - self._first + size]
+
+    @functools.cached_property
+    def _first(self) -> int:
+        """Where the first of the members begins."""
+        return min(start for _, start, _ in self.members)
 
     @functools.cached_property
     def _block(self) -> bytes | None:
         """All members by one read, where they lie together: a remote file answers each read slowly."""
-        first = min(start for _, start, _ in self.members)
         last = max(start + size for _, start, size in self.members)
-        if last - first > sum(size + GAP for _, _, size in self.members):
+        if last - self._first > sum(size + GAP for _, _, size in self.members):
             return None
-        return storage.read_range(self.url, first, last)
+        return storage.read_range(self.url, self._first, last)
 
 
 def _split(name: str) -> tuple[str, str]:
