@@ -21,7 +21,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[train,data,audio,video,originals,serve,dev]"
 	@touch $@
 
 # The weights come by themselves on the first run (`limner models` lists where from).

@@ -1,7 +1,7 @@
 """COCO captions (Chen et al. 2015), by default the test part of Karpathy's split.
 
-Files, from https://cocodataset.org/#download, in one folder: captions_<split>.json in COCO's format (Karpathy's split as
-LAVIS distributes it), images/*.jpg
+Files, from https://cocodataset.org/#download, in one folder:
+    captions_<split>.json in COCO's format (Karpathy's split as LAVIS distributes it), images/*.jpg
 """
 
 from collections.abc import Iterator
