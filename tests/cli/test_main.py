@@ -14,17 +14,22 @@ from limner.cli import main as edge
 OPTIONS = {
     "": ["--debug", "--help", "--version", "-h"],
     "chat": [
-        "--device", "--guidance-scale", "--help", "--max-new-tokens", "--output", "--pictures", "--seed",
-        "--steps", "--temperature", "--top-p", "-h", "MODEL",
+        "--best-of", "--device", "--guidance-rescale", "--guidance-scale", "--help", "--max-new-tokens",
+        "--negative", "--output", "--pictures", "--sampler", "--scorer", "--seed", "--size", "--steps",
+        "--temperature", "--top-p", "-h", "MODEL",
     ],
+    "compare": ["--help", "-h", "A", "B"],
     "config": ["--help", "-h"],
     "config diff": ["--help", "-h", "CONFIG", "CONFIG"],
     "config show": ["--help", "-h", "CONFIG", "[KEY=VALUE]..."],
+    "convert": ["--dtype", "--help", "--part", "--to", "-h", "DST", "SRC"],
     "data": ["--help", "-h"],
     "data build": ["--help", "-h"],
     "data build emoji": ["--help", "--output", "--size", "--source", "-h"],
+    "data cache": ["--clear", "--help", "-h", "[NAME]..."],
     "data encode": [
-        "--device", "--help", "--processes", "--run", "--stage", "-h", "CONFIG", "[KEY=VALUE]...",
+        "--device", "--help", "--max-documents", "--processes", "--run", "--stage", "-h", "CONFIG",
+        "[KEY=VALUE]...",
     ],
     "data index": ["--help", "-h", "PATH..."],
     "data list": ["--help", "-h"],
@@ -32,16 +37,27 @@ OPTIONS = {
     "data show": ["--help", "--limit", "-h", "WHAT"],
     "demo": ["--device", "--help", "--model", "--output", "--prompt", "-h"],
     "doctor": ["--help", "--network", "-h"],
+    "evaluate": [
+        "--data", "--device", "--help", "--limit", "--output", "--preset", "--seed", "--split", "--tasks",
+        "-h", "MODEL",
+    ],
     "export": ["--help", "-h", "CHECKPOINT", "DIR", "[KEY=VALUE]..."],
     "generate": [
-        "--device", "--guidance-scale", "--help", "--image", "--max-new-tokens", "--output", "--pictures",
-        "--prompt", "--seed", "--steps", "--temperature", "--top-p", "-h", "MODEL",
+        "--beams", "--best-of", "--device", "--guidance-rescale", "--guidance-scale", "--help", "--image",
+        "--max-new-tokens", "--negative", "--output", "--pictures", "--prompt", "--sampler", "--scorer",
+        "--seed", "--size", "--steps", "--temperature", "--top-p", "-h", "MODEL",
     ],
     "models": ["--help", "-h"],
-    "train": [
-        "--activation-checkpointing", "--allow-changes", "--compile", "--device", "--dry-run", "--help", "--output",
-        "--parallel", "--profile", "--profiler", "--resume", "--workers", "-h", "CONFIG", "[KEY=VALUE]...",
+    "serve": [
+        "--api-key", "--device", "--fetch-media", "--fetch-network", "--help", "--host", "--max-new-tokens",
+        "--max-waiting", "--media-root", "--port", "--rows", "-h", "MODEL",
     ],
+    "train": [
+        "--activation-checkpointing", "--allow-changes", "--compile", "--config", "--config_file",
+        "--device", "--dry-run", "--help", "--output", "--parallel", "--profile", "--profiler", "--resume",
+        "--stage", "--workers", "-h", "CONFIG", "[KEY=VALUE]...",
+    ],
+    "verify": ["--help", "--only", "-h", "DIR"],
 }  # fmt: skip
 
 
@@ -91,7 +107,7 @@ def test_the_version_is_one_line(limner):
         (["generate", "m", "--prompt", "x", "--pictures", "some"], "'--pictures'"),
         (["models", "--all"], "No such option: --all"),
         (["config", "show"], "Missing argument 'CONFIG'."),
-        (["train"], "Missing argument 'CONFIG'."),
+        (["train"], "CONFIG is missing; expected a recipe"),
     ],
 )
 def test_wrong_usage_is_one_error_one_hint_and_code_2(limner, arguments, message):

@@ -108,7 +108,7 @@ def test_every_command_has_the_options_that_the_page_says(page: str):
 
 
 def test_a_verb_or_an_option_that_is_not_there_is_found():
-    for line in ("limner data lost", "limner data list --all", "limner data show", "torchrun --np 2 -m limner.cli.main"):
+    for line in ("limner data lost", "limner data list --all", "limner data show", "torchrun --np 2 -m limner"):
         with pytest.raises((typer.BadParameter.__mro__[2], SystemExit, AssertionError)):
             check(line.split())
 

@@ -83,7 +83,9 @@ def _lora_spec(trace: Mapping[str, Any], initial: Mapping[str, Tensor]) -> LoraS
     targets = {found[1] for key in initial if (found := re.search(r"(\w+)\.lora_[AB]\.weight$", key))}
     if not targets:
         return None
-    return LoraSpec(rank=trace["lora"]["lora_r"], alpha=trace["lora"]["lora_alpha"], targets=tuple(sorted(targets)))
+    return LoraSpec(
+        rank=trace["lora"]["lora_r"], alpha=float(trace["lora"]["lora_alpha"]), targets=tuple(sorted(targets))
+    )
 
 
 def _optimizer(trained: Mapping[str, nn.Parameter], described: Mapping[str, Any]) -> torch.optim.Optimizer:
