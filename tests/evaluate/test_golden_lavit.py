@@ -10,8 +10,11 @@ import torch
 from golden import lavit as recorded
 from safetensors.torch import load_file, save_file
 
+from limner.compositions.lavit_writing import write_lavit
+from limner.compositions.weights import read_tensor_file
 from limner.evaluate.golden import lavit
 from limner.evaluate.golden.check import Check
+from limner.evaluate.golden.lavit_cases import Cases
 from limner.evaluate.golden.verify import family_of
 
 
@@ -77,3 +80,19 @@ def test_a_changed_weight_is_found(copied: Path) -> None:
     file.unlink()
     torch.save(tensors, file)
     assert _failed(copied, "selector/*") == ["selector/selector/out.logprobs"]
+
+
+def test_the_recorded_checkpoint_is_written_back_the_same(tmp_path: Path) -> None:
+    source = recorded.required() / "checkpoint"
+    cases = Cases(recorded.required())
+    for part in ("backbone", "encoder", "codebook", "tokenizer", "reader", "low_res", "high_res"):
+        getattr(cases.lavit, part)
+    write_lavit(cases.lavit, tmp_path / "written")
+    for file in sorted(file.relative_to(source) for file in source.rglob("*") if file.is_file()):
+        if file.suffix not in (".bin", ".safetensors") or file.name == "uncond_embeddings.bin":
+            assert (source / file).read_bytes() == (tmp_path / "written" / file).read_bytes()
+            continue
+        before, after = read_tensor_file(source / file), read_tensor_file(tmp_path / "written" / file)
+        assert list(before) == list(after)
+        assert {name: tensor.dtype for name, tensor in before.items()} == {n: t.dtype for n, t in after.items()}
+        assert [name for name, tensor in before.items() if not torch.equal(tensor, after[name])] == []
