@@ -48,6 +48,7 @@ OPTIONS = {
         "--seed", "--size", "--steps", "--temperature", "--top-p", "-h", "MODEL",
     ],
     "models": ["--help", "-h"],
+    "publish": ["--help", "--licence", "--name", "--output", "--upload", "-h", "CHECKPOINT"],
     "serve": [
         "--api-key", "--device", "--fetch-media", "--fetch-network", "--help", "--host", "--max-new-tokens",
         "--max-waiting", "--media-root", "--port", "--rows", "-h", "MODEL",

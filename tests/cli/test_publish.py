@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from limner import zoo
 from limner.backbone.lora import LoraSpec
 from limner.cli import publish
+from limner.cli.model_card import foreign_modules
 from limner.compositions.multi_token import Part, multi_token
 from limner.config.call import Call, call
 from limner.data.mixture import Mixture
@@ -122,6 +123,13 @@ def test_the_front_matter_is_yaml(run: Path, tmp_path: Path) -> None:
     assert matter["license"] == "mit"
     assert matter["base_model"] == [zoo.ENTRIES[BASE].hub]
     assert "series" in matter["tags"]
+
+
+def test_code_of_others_is_named() -> None:
+    encoder = {"_target_": "series.SeriesEncoder", "width": 3}
+    described = {"_target_": "limner.x.y", "parts": [{"_target_": "limner.z", "encoder": encoder}], "system": ""}
+    assert foreign_modules(described) == ["series"]
+    assert foreign_modules({"_target_": "limner.x.y"}) == []
 
 
 def test_nothing_of_the_machine_is_repeated(run: Path, tmp_path: Path) -> None:

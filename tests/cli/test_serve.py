@@ -9,6 +9,10 @@ import sys
 import threading
 import urllib.request
 
+import pytest
+
+from limner.cli.serve import command
+
 
 def test_a_process_answers_and_finishes_what_runs_before_it_ends(checkpoint):
     environment = os.environ | {"LIMNER_API_KEYS": "one,two", "PYTHONUNBUFFERED": "1"}
@@ -43,3 +47,27 @@ def test_a_process_answers_and_finishes_what_runs_before_it_ends(checkpoint):
         server.kill()
         server.wait(10)
         server.stderr.close()
+
+
+def test_rows_are_answered_as_the_options_say(checkpoint, tmp_path, monkeypatch):
+    import uvicorn
+    from served import posted, serving
+    from tiny import picture
+
+    served = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server: served.append(server.config.app))
+    (tmp_path / "red.png").write_bytes(picture("red").data)
+    command(str(checkpoint), media_root=tmp_path, fetch_media=True, max_new_tokens=4, api_key=[])
+    monkeypatch.undo()
+    row = {"messages": [{"role": "user", "content": "<image>?"}]}
+    with serving(served[0]) as address:
+        status, body = posted(f"{address}/generate", row | {"images": ["red.png"]})
+        assert (status, set(body)) == (200, {"output"})
+        assert posted(f"{address}/generate", row | {"images": ["http://127.0.0.1/"]})[0] == 400
+
+
+def test_networks_are_checked_before_anything_is_loaded():
+    with pytest.raises(ValueError, match=r"without --fetch-media\nhint: "):
+        command("nothing", fetch_network=["10.0.0.0/8"])
+    with pytest.raises(ValueError, match=r"is no network.*\nhint: "):
+        command("nothing", fetch_media=True, fetch_network=["10.0.0.300"])

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 STDERR = Console(stderr=True)
 
+MODULES = "LIMNER_MODULES"
+"""Variable with the names of modules, besides this library, whose code a checkpoint's description may call."""
+
 
 def locate_checkpoint(name: str) -> Path:
     """The directory of a checkpoint. Raises ValueError for a name that is unknown or stands for
@@ -61,7 +64,8 @@ def open_engine(name: str, *, device: Device = Device.AUTO) -> "Engine":
 
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
-        return Engine(load_checkpoint(path).to(place))
+        modules = [module for module in os.environ.get(MODULES, "").split(",") if module]
+        return Engine(load_checkpoint(path, modules=modules).to(place))
 
 
 def overridden(config: str, overrides: Sequence[str]) -> Call:

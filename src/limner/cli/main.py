@@ -28,6 +28,7 @@ from limner.cli import (
     export,
     generate,
     models,
+    publish,
     serve,
     train,
     verify,
@@ -47,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (demo, generate, chat, serve, train, evaluate, compare, verify, convert, export, models, doctor):
+for verb in (demo, generate, chat, serve, train, evaluate, compare, verify, convert, export, publish, models, doctor):
     app.command(verb.__name__.rpartition(".")[2])(verb.command)
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")

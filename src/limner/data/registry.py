@@ -35,6 +35,7 @@ KINDS = {
 }
 """Kind -> the formats that read it; the first is taken unless another is asked for."""
 
+
 @dataclass(frozen=True)
 class Dataset:
     """One data set. `files` and `media_root` are relative to the data root."""

@@ -174,7 +174,8 @@ def _size(sequence: Sequence) -> Size:
 def _rendered(render: Renderer, document: Document, key: str) -> Sequence:
     sequence = render(document, key=key)
     for media in sequence.media:
-        _ = media.content  # a picture that was not made yet is no target
+        if media.payload is None:
+            _ = media.content  # what was not made yet is no target
     return sequence
 
 

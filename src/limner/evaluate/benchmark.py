@@ -97,5 +97,4 @@ def answer(engine: Respondent, requests: Sequence[Request], *, batch_size: int =
 
 def drawn(reply: Message) -> list[Image]:
     """The pictures of a reply, in order."""
-    media = [part for part in reply.parts if isinstance(part, Media)]
-    return [item.content for item in media if item.payload is not None]
+    return [part.payload for part in reply.parts if isinstance(part, Media) and isinstance(part.payload, Image)]

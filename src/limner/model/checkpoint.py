@@ -15,7 +15,7 @@ import importlib.metadata
 import json
 import logging
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from limner.config.call import build
-from limner.config.serialize import from_json
+from limner.config.serialize import ALLOWED_PREFIXES, from_json
 from limner.model.multimodal import MultimodalLM
 
 logger = logging.getLogger(__name__)
@@ -165,10 +165,15 @@ def load_state(model: MultimodalLM, state: Mapping[str, Tensor], *, expected: se
             own[name].copy_(value)
 
 
-def load_checkpoint(path: Path | str) -> MultimodalLM:
-    """Rebuild a model from its directory, in evaluation mode."""
+def load_checkpoint(path: Path | str, *, modules: Sequence[str] = ()) -> MultimodalLM:
+    """Rebuild a model from its directory, in evaluation mode.
+
+    A description names classes and functions of this library, and of `modules`: whose code runs is for the caller to
+    say, not for the file.
+    """
     index = read_index(Path(path))
-    model = build(from_json(index["model"]))
+    allowed = (*ALLOWED_PREFIXES, *(f"{module}." for module in modules))
+    model = build(from_json(index["model"], allowed_prefixes=allowed))
     state = read_components(Path(path), index=index)
     own(model, state)
     if model.vocabulary.to_json() != index["vocabulary"]:

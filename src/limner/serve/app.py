@@ -1,7 +1,8 @@
-"""HTTP around the runtime: OpenAI's routes, health and metrics.
+"""HTTP around the runtime: OpenAI's routes, rows, health and metrics.
 
     POST /v1/chat/completions   text and pictures in order, whole or as server-sent events
     POST /v1/images/generations pictures of a prompt
+    POST /generate              a row of a data set, where the model's modalities have keys in rows (rows.py)
     GET  /v1/models   GET /health   GET /metrics
 
 Whatever goes wrong leaves as OpenAI's error form, with no more of the inside than the client has a use for. A client
@@ -27,6 +28,7 @@ from starlette.exceptions import HTTPException
 from limner.document.document import Media
 from limner.generate.events import MediaFinished, TextDelta
 from limner.serve.openai import Answer, BadRequest, Limits, error_body, images_response, sse, to_request, to_requests
+from limner.serve.rows import RowBody, Rows
 from limner.serve.runtime import Closed, Full, Runtime, Ticket
 from limner.serve.schema import ChatBody, ImagesBody
 
@@ -61,8 +63,8 @@ class _Metrics:
         waiting.set_function(lambda: runtime.load.waiting)
 
 
-def create_app(runtime: Runtime, *, settings: Settings) -> FastAPI:
-    """The application. It closes the runtime when it is shut down."""
+def create_app(runtime: Runtime, *, settings: Settings, rows: Rows | None = None) -> FastAPI:
+    """The application. It closes the runtime when it is shut down. `rows` None has no /generate."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -85,6 +87,14 @@ def create_app(runtime: Runtime, *, settings: Settings) -> FastAPI:
     async def images(body: ImagesBody, http: Request) -> Response:
         """Draw what a prompt asks for."""
         return await service.images(body, http)
+
+    if rows is not None and rows.placeholders:
+        reading = rows
+
+        @app.post("/generate", response_model=None)
+        async def generate(body: RowBody, http: Request) -> Response:
+            """Answer a row of a data set."""
+            return await service.row(body, http, reading)
 
     return app
 
@@ -123,6 +133,12 @@ class _Service:
                 self.runtime.cancel(ticket)
             raise
         return JSONResponse(images_response(media.content for pictures in found for media in pictures))
+
+    async def row(self, body: RowBody, http: Request, rows: Rows) -> Response:
+        request = await asyncio.to_thread(rows.request, body)
+        answer = Answer("", "")
+        await self._collect(self.runtime.submit(request), answer, http)
+        return JSONResponse({"output": answer.text.strip()})
 
     async def _collect(self, ticket: Ticket, answer: Answer, http: Request) -> list[Media]:
         """Take all events; the pictures among them. A client that leaves takes its request along."""

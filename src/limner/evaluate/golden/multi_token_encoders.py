@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, WhisperFeatureExtr
 from limner.compositions.multi_token import Layout
 from limner.compositions.multi_token_builders import encoders
 from limner.compositions.multi_token_legacy import encode_messages
-from limner.compositions.multi_token_rows import row_document
+from limner.document.rows import row_document
 from limner.document.audio import Audio
 from limner.document.document import Media
 from limner.document.video import Video

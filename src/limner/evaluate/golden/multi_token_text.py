@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from limner.compositions.multi_token_legacy import LegacyEncoding, collate, encode_messages, encode_row
-from limner.compositions.multi_token_rows import placeholder_id
+from limner.document.rows import placeholder_id
 from limner.evaluate.golden.check import Check, exact
 from limner.evaluate.golden.multi_token_files import Files, wanted
 
