@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, WhisperFeatureExtr
 from limner.compositions.multi_token import Layout
 from limner.compositions.multi_token_builders import encoders
 from limner.compositions.multi_token_legacy import encode_messages
-from limner.document.rows import row_document
 from limner.document.audio import Audio
 from limner.document.document import Media
+from limner.document.rows import row_document
 from limner.document.video import Video
 from limner.evaluate.golden.check import Check, close, exact
 from limner.evaluate.golden.multi_token_files import Files, dataset_rows, encoder_folder, wanted

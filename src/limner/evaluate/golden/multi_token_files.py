@@ -20,9 +20,9 @@ from limner.compositions.multi_token import Layout, load_backbone, placed, wire
 from limner.compositions.multi_token_builders import PLACEHOLDERS, encoders
 from limner.compositions.multi_token_checkpoint import EncoderOf, folder_parts, read_folder, read_multi_token
 from limner.compositions.multi_token_legacy import LegacyRenderer, use_legacy_encoding
-from limner.document.rows import Placeholder, row_document
 from limner.data.collate import Collator
 from limner.document.document import Direction, Document
+from limner.document.rows import Placeholder, row_document
 from limner.modalities.base import Encoder, Features
 from limner.modalities.encoders.precomputed import PrecomputedEncoder
 from limner.model.multimodal import MultimodalLM
