@@ -75,13 +75,11 @@ def _streams(options: argparse.Namespace) -> None:
     """One stream, and eight rows, without HTTP."""
     import torch
 
-    from limner import zoo
+    from limner.cli.loading import open_engine
     from limner.document.document import Document
-    from limner.generate.engine import Engine
     from limner.generate.request import Pictures, Request
-    from limner.model.checkpoint import load_checkpoint
 
-    engine = Engine(load_checkpoint(zoo.locate(options.model)))
+    engine = open_engine(options.model)
     model = _language_model(options.language_model)
     requests = [
         Request(Document.chat([("user", prompt)]), max_new_tokens=options.tokens, pictures=Pictures.NONE)

@@ -8,7 +8,7 @@ import torch
 
 from limner.backbone.attention import packed_causal_mask
 from limner.backbone.hf import Backbone
-from limner.backbone.lora import FourBit, LoraSpec, merge_lora
+from limner.backbone.lora import FourBit, LoraSpec, can_merge, merge_lora
 
 SPEC = LoraSpec(rank=4, alpha=8.0, quantization=FourBit())
 needs_library = pytest.mark.skipif(
@@ -112,6 +112,7 @@ def test_four_bit_weights_are_segmented_and_masked_alike(saved, monkeypatch) -> 
 @needs_library
 def test_adapters_are_not_merged_into_four_bits(saved) -> None:
     backbone = _loaded(saved, SPEC)
+    assert not can_merge(backbone.language_model)
     with pytest.raises(ValueError, match=r"holds four-bit weights[\s\S]*\nhint: "):
         merge_lora(backbone.language_model)
     assert any("lora_" in name for name, _ in backbone.named_parameters())

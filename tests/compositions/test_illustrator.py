@@ -8,6 +8,8 @@ import torch
 from tiny import Pages, documents, model_call, picture
 
 from limner.backbone.lora import LoraSpec
+from limner.cli.loading import open_engine
+from limner.cli.options import Device
 from limner.compositions.illustrator import illustrator
 from limner.config.call import Call, build, call
 from limner.config.serialize import to_json
@@ -105,6 +107,10 @@ def test_a_checkpoint_holds_the_adapters_and_not_the_published_weights(published
     }
     loaded = load_checkpoint(tmp_path / "model")
     assert _losses(loaded) == _losses(model)
+    # Whoever opens it to use it gets the adapters folded in.
+    used = open_engine(str(tmp_path / "model"), device=Device.CPU).model
+    assert not any("lora_" in name for name, _ in used.named_parameters())
+    assert _losses(used) == pytest.approx(_losses(model), rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -71,11 +71,9 @@ def merge_lora(model: nn.Module) -> None:
 
     Raises ValueError for four-bit layers: rounded to four bits, the sum would not be the same.
     """
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    adapted = _adapted(model)
     for name, module in adapted:
-        if not next(module.get_base_layer().parameters()).is_floating_point():
+        if _is_four_bit(module):
             raise ValueError(
                 f"`{name}` holds four-bit weights, which cannot take its adapter in\n"
                 "hint: load the language model without quantization and merge there"
@@ -84,3 +82,18 @@ def merge_lora(model: nn.Module) -> None:
         module.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, module.get_base_layer())
+
+
+def can_merge(model: nn.Module) -> bool:
+    """Whether `merge_lora` may be called: there are no adapters on four-bit layers."""
+    return not any(_is_four_bit(module) for _, module in _adapted(model))
+
+
+def _adapted(model: nn.Module) -> list[tuple[str, Any]]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _is_four_bit(module: Any) -> bool:
+    return not next(module.get_base_layer().parameters()).is_floating_point()

@@ -59,13 +59,18 @@ def open_engine(name: str, *, device: Device = Device.AUTO) -> "Engine":
     with STDERR.status(f"loading {name}"):
         from transformers.utils import logging as transformers_logging
 
+        from limner.backbone.lora import can_merge, merge_lora
         from limner.generate.engine import Engine
         from limner.model.checkpoint import load_checkpoint
 
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
         modules = [module for module in os.environ.get(MODULES, "").split(",") if module]
-        return Engine(load_checkpoint(path, modules=modules).to(place))
+        model = load_checkpoint(path, modules=modules)
+        language_model = model.backbone.language_model
+        if can_merge(language_model):
+            merge_lora(language_model)  # two products less per layer and token; what is used here is not trained
+        return Engine(model.to(place))
 
 
 def overridden(config: str, overrides: Sequence[str]) -> Call:
