@@ -4,7 +4,10 @@ from limner.compositions.scene_model import scene_model
 from limner.config.call import build, call
 from limner.config.serialize import to_json
 from limner.data.collate import Collator
+from limner.data.feature_store import MemoryStore
+from limner.data.features import FeatureCache
 from limner.data.scene_grammar import MAKERS, GrammarTask
+from limner.document.document import Direction
 from limner.modalities.decoders.pixels import PixelFlowDecoder
 from limner.modalities.encoders.patches import PatchEncoder
 from limner.model.checkpoint import load_checkpoint, save_checkpoint
@@ -46,3 +49,8 @@ def test_a_checkpoint_rebuilds_the_same_model(tmp_path):
     assert {name: float(term.sum) for name, term in ours.items()} == {
         name: float(term.sum) for name, term in theirs.items()
     }
+
+
+def test_pixels_that_are_only_laid_out_anew_are_not_cached():
+    cache = FeatureCache(build(description()), open_store=lambda part: MemoryStore())
+    assert not cache.covers("image", Direction.OUT)

@@ -15,7 +15,7 @@ came from the disk: with `open_store=NoStore`, which keeps nothing, a run has th
 
 An encoder or decoder whose `preprocess`, `forward` or `encode` gives something else at every call says so by its class
 attribute `is_random = True`; it is never covered, and asking for its features is refused. Augmentation of documents
-needs no such word: another picture has another digest.
+needs no such word: another picture has another digest. A part without weights is never covered either.
 
     cache = FeatureCache(model)
     cache.holds(media, Direction.IN)                       also in forked workers: then nothing has to be decoded
@@ -53,6 +53,11 @@ class FrozenPart:
     def is_frozen(self) -> bool:
         """No parameter is trained."""
         return not any(parameter.requires_grad for parameter in self.part.parameters())
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything to run: what only lays pixels out anew costs less than reading it back."""
+        return any(True for _ in self.part.parameters())
 
     @property
     def is_random(self) -> bool:
@@ -100,7 +105,7 @@ class FeatureCache:
         self.model = model
         self.open_store = open_store
         sides = [side for name in model.modalities for side in _sides(name, model.modality(name))]
-        frozen = {(side.name, side.direction): side for side in sides if side.is_frozen}
+        frozen = {(side.name, side.direction): side for side in sides if side.is_frozen and side.has_weights}
         self._random = {key for key, side in frozen.items() if side.is_random}
         self._parts = {key: side for key, side in frozen.items() if key not in self._random}
         for name, direction in sorted(self._random):
