@@ -143,6 +143,7 @@ def test_models_health_and_metrics(client: OpenAI, address: str) -> None:
         ({"temperature": -1}, "temperature"),
         ({"pictures": "maybe"}, "pictures"),
         ({"wisdom": 3}, "wisdom"),
+        ({"stop": ["x"]}, "stop"),
         ({"n": 2}, "n"),
         ({"image": {"guidance_scale": 0.5}}, "image.guidance_scale"),
     ],
@@ -178,6 +179,26 @@ def test_bad_pictures_are_refused_with_their_place(client: OpenAI, url: str, mes
     assert "Traceback" not in told
 
 
+def test_one_request_that_asks_for_too_much_harms_no_other(client: OpenAI) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(chat, client, pictures="none", tokens=40) for _ in range(2)]
+        with pytest.raises(openai.BadRequestError, match="temperature"):
+            client.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "x"}], temperature=1e-40, max_completion_tokens=4
+            )
+        with pytest.raises(openai.BadRequestError, match=r"most are \d+ in all"):
+            client.images.generate(model="tiny", prompt="x", size="9984x9984")
+        long = picture("red", size=(1, 4000)).data_url()
+        with pytest.raises(openai.BadRequestError, match="as long as wide"):
+            chat(client, [{"type": "image_url", "image_url": {"url": long}}])
+        assert len({answer.result().choices[0].message.content for answer in good}) == 1
+
+
+def test_a_prompt_that_leaves_no_room_for_the_picture_asked_for_is_refused(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="a picture takes"):
+        client.images.generate(model="tiny", prompt="x" * 225)
+
+
 def test_a_prompt_that_is_too_long_is_refused_and_others_go_on(client: OpenAI) -> None:
     with ThreadPoolExecutor(4) as pool:
         good = [pool.submit(chat, client, pictures="none") for _ in range(3)]
@@ -194,14 +215,17 @@ def test_keys_models_and_bodies_are_checked(client: OpenAI, address: str) -> Non
     assert _status(address, b"{not json") == 400
     assert _status(address, b"[]") == 400
     assert _status(address, b"{}", length=1_000_001) == 413
+    assert _status(address, b"{}", chunked=True) == 411
 
 
-def _status(address: str, body: bytes, *, length: int | None = None) -> int:
+def _status(address: str, body: bytes, *, length: int | None = None, chunked: bool = False) -> int:
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
     connection.putrequest("POST", "/v1/chat/completions")
     for name, value in (("Authorization", "Bearer secret"), ("Content-Type", "application/json")):
         connection.putheader(name, value)
     connection.putheader("Content-Length", str(len(body) if length is None else length))
+    if chunked:
+        connection.putheader("Transfer-Encoding", "chunked")
     connection.endheaders(body)
     response = connection.getresponse()
     assert set(json.load(response)) == {"error"}

@@ -1,6 +1,7 @@
 """`limner serve`: the engine behind HTTP."""
 
 import ipaddress
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ import typer
 
 from limner.cli import options
 from limner.cli.loading import STDERR, open_engine
+
+MOST_TIMES_TRAINED = 16
+"""Pixels of a picture that may be asked for, over those that the decoder was trained for."""
 
 
 def command(
@@ -44,6 +48,7 @@ def command(
 
         from limner.serve.app import Settings, create_app
         from limner.serve.fetch import Fetching
+        from limner.serve.openai import Limits
         from limner.serve.rows import Rows, RowSettings, placeholders_of
         from limner.serve.runtime import Runtime
     except ModuleNotFoundError as error:
@@ -57,7 +62,11 @@ def command(
     keys = [*(api_key or ()), *(key for key in os.environ.get("LIMNER_API_KEYS", "").split(",") if key)]
     engine = open_engine(model, device=device)
     runtime = Runtime(engine, num_rows=rows, max_waiting=max_waiting)
-    settings = Settings(model.rstrip("/").rpartition("/")[2], api_keys=tuple(keys))
+    # A picture is drawn within one step, for which all others wait.
+    makers = [engine.model.modality(name).maker for name in engine.model.modalities]
+    areas = [math.prod(maker.decoder.target_size) for maker in makers if maker is not None]
+    limits = Limits(max_drawn_pixels=MOST_TIMES_TRAINED * max(areas, default=0))
+    settings = Settings(model.rstrip("/").rpartition("/")[2], api_keys=tuple(keys), limits=limits)
     if host not in ("127.0.0.1", "localhost", "::1") and not keys:
         STDERR.print("anybody who reaches this port may use the model: --api-key NAME lets in only who knows it")
     answering = RowSettings(max_new_tokens=max_new_tokens, media_root=media_root, fetching=fetching)

@@ -4,6 +4,7 @@ Reads JSON (a list of records, records under a key, or a table of records by key
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def read_json(file: Path, *, under: str | None = None) -> Iterator[Record]:
 
 def read_json_lines(file: Path) -> Iterator[Record]:
     """Records of a file with one JSON value per line; empty lines do not count."""
-    for number, line in enumerate(_text(file).splitlines(), start=1):
+    for number, line in enumerate(_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -87,7 +88,7 @@ def read_json_lines(file: Path) -> Iterator[Record]:
 def read_table(file: Path) -> Iterator[Record]:
     """Records of a tab-separated table with a header; empty cells are left out."""
     csv.field_size_limit(2**31 - 1)  # pictures stand in cells
-    rows = csv.DictReader(_text(file).splitlines(keepends=True), delimiter="\t")
+    rows = csv.DictReader(io.StringIO(_text(file), newline=""), delimiter="\t")
     for row in rows:
         if None in row or None in row.values():
             raise ValueError(

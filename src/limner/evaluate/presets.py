@@ -40,10 +40,11 @@ class Preset:
         said = message.text.removeprefix(self.begin).strip()
         for mark in self.cut_at:
             said = said.partition(mark)[0]
-        return said.strip().lower() if self.lower else said.strip()
+        said = said.strip()
+        return said.lower().removesuffix(".") if self.lower else said
 
 
-PLAIN = Preset("plain", question="{}\nAnswer in one word or a short phrase.", cut_at=("\n", "."), lower=True)
+PLAIN = Preset("plain", question="{}\nAnswer in one word or a short phrase.", cut_at=("\n",), lower=True)
 PLAIN_CAPTION = Preset("plain", question="Describe the picture in one sentence.", max_new_tokens=48, cut_at=("\n",))
 
 DREAMLLM_SYSTEM = "Based on the image, please answer the question."

@@ -93,7 +93,12 @@ class Running:
             self.num_added += 1
             self.rows.append(row)
             rows.append(row)
-        self._prefill(rows, batch, counts=[len(sequence) for sequence in sequences])
+        try:
+            self._prefill(rows, batch, counts=[len(sequence) for sequence in sequences])
+        except BaseException:
+            for row in rows:
+                self.drop(row)
+            raise
         return rows
 
     def _rendered(self, requests: Sequence[Request]) -> list[Rendered]:
@@ -107,7 +112,16 @@ class Running:
                     f"{self.cache.capacity}\nhint: shorten the prompt or show fewer pictures"
                 )
             self.drawing.check(request)
+            if request.pictures == Pictures.NOW and self.cache.capacity - len(sequence) <= self._longest(request):
+                raise ValueError(
+                    f"prompt {index} has {len(sequence)} tokens and a picture takes {self._longest(request)}; the "
+                    f"context holds {self.cache.capacity}\nhint: shorten the prompt"
+                )
         return sequences
+
+    def _longest(self, request: Request) -> int:
+        """Most rows of the cache that one of the request's pictures takes."""
+        return max((self.drawing.rows_taken(name, request.size) for name in self.begins.values()), default=0)
 
     def _prefill(self, rows: list[Row], batch: Batch, *, counts: list[int]) -> None:
         embeddings = self.model.embed(batch.to(self.model.device))
@@ -175,9 +189,8 @@ class Running:
     def _silent(self, row: Row) -> Bool[Tensor, " vocab"]:
         """Tokens that a row may not say now."""
         request = row.request
-        longest = max((self.drawing.rows_taken(name, request.size) for name in self.begins.values()), default=0)
         drawn = request.pictures == Pictures.NONE or row.num_pictures >= request.max_pictures
-        if drawn or self.cache.room(row.slots[0]) <= longest:
+        if drawn or self.cache.room(row.slots[0]) <= self._longest(request):
             row.forced.clear()
             return self.silent
         return self.silent_but_begins

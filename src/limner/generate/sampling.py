@@ -30,7 +30,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, valid, expected in (
-            ("temperature", self.temperature >= 0.0, "at least 0"),
+            ("temperature", self.temperature == 0.0 or self.temperature >= 1e-3, "0, or at least 0.001"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("top_p", 0.0 < self.top_p <= 1.0, "in (0, 1]"),
             ("repetition_penalty", self.repetition_penalty > 0.0, "above 0"),

@@ -91,7 +91,9 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for component, state in components.items():
-        save_file(state, temporary / f"{component}.safetensors")
+        file = temporary / f"{component}.safetensors"
+        save_file(state, file)
+        file.chmod(0o644)  # it is written private; what is saved is an ordinary file
     index = {
         "format": FORMAT,
         "model": description,

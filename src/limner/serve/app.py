@@ -162,17 +162,22 @@ class _Service:
 
     async def _events(self, ticket: Ticket, answer: Answer) -> AsyncIterator[tuple[list[dict[str, Any]], Media | None]]:
         """Deltas of each event, and the picture that it brings. Whoever stops listening cancels the request."""
+        deadline, first, events = ticket.arrived + self.settings.timeout, True, ticket.events()
         try:
-            async with asyncio.timeout(self.settings.timeout):
-                first = True
-                async for event in ticket.events():
-                    if first:
-                        self.metrics.first.observe(time.monotonic() - ticket.arrived)
-                        answer.num_prompt_tokens, first = ticket.num_prompt_tokens, False
-                    self.metrics.tokens.inc(isinstance(event, TextDelta))
-                    self.metrics.pictures.inc(isinstance(event, MediaFinished))
-                    yield answer.take(event), event.media if isinstance(event, MediaFinished) else None
-                answer.num_tokens = 0 if ticket.row is None else ticket.row.num_words
+            while True:
+                # Per event: a stream's events are waited for in another task than its first.
+                left = max(0.0, deadline - time.monotonic())
+                try:
+                    event = await asyncio.wait_for(anext(events), left)
+                except StopAsyncIteration:
+                    break
+                if first:
+                    self.metrics.first.observe(time.monotonic() - ticket.arrived)
+                    answer.num_prompt_tokens, first = ticket.num_prompt_tokens, False
+                self.metrics.tokens.inc(isinstance(event, TextDelta))
+                self.metrics.pictures.inc(isinstance(event, MediaFinished))
+                yield answer.take(event), event.media if isinstance(event, MediaFinished) else None
+            answer.num_tokens = 0 if ticket.row is None else ticket.row.num_words
         finally:
             self.runtime.cancel(ticket)
 
@@ -236,6 +241,8 @@ def _refusal(http: Request, settings: Settings) -> Response | None:
         if not any(hmac.compare_digest(given, key.encode()) for key in settings.api_keys):
             body = error_body("the API key is missing or wrong", kind="authentication_error", code="invalid_api_key")
             return JSONResponse(body, 401)
+    if "transfer-encoding" in http.headers:
+        return JSONResponse(error_body("send the body in one piece, with its length", kind=INVALID), 411)
     length = http.headers.get("content-length")
     if http.method == "POST" and (length is None or not length.isdigit()):
         return JSONResponse(error_body("Content-Length is needed", kind=INVALID), 411)

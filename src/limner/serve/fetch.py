@@ -19,8 +19,10 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 65_536
-_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses that stand for IPv4 ones (NAT64)."""
+_STANDING_FOR = tuple(
+    ipaddress.ip_network(network) for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")
+)
+"""IPv6 addresses that stand for IPv4 ones: compatible, translated, NAT64 and local NAT64."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,10 @@ def is_allowed(address: str, *, networks: Sequence[str] = ()) -> bool:
         found = found.ipv4_mapped
     if any(found in ipaddress.ip_network(network) for network in networks):
         return True
-    if isinstance(found, ipaddress.IPv6Address) and (found.sixtofour or found.teredo or found in _TRANSLATED):
-        return False
+    if isinstance(found, ipaddress.IPv6Address):
+        stands_for_another = any(found in network for network in _STANDING_FOR)
+        if found.sixtofour or found.teredo or found.is_site_local or stands_for_another:
+            return False
     return found.is_global and not found.is_multicast
 
 

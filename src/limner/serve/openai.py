@@ -40,6 +40,11 @@ class Limits:
     max_media_bytes: int = 20_000_000
     max_pixels: int = 40_000_000
     max_steps: int = 200
+    max_drawn_pixels: int = 2048 * 2048
+    max_ratio: float = 100.0
+    """Of a picture's longer side to its shorter: encoders scale by the shorter."""
+    max_seconds: float = 600.0
+    """Of one sound."""
 
 
 class BadRequest(ValueError):
@@ -66,10 +71,12 @@ def to_request(body: ChatBody, *, limits: Limits) -> Request:
     )
 
 
-def to_requests(body: ImagesBody, *, limits: Limits, shown: Sequence[Image] = ()) -> list[Request]:
-    """One request per picture, seeds counted on; `shown` pictures stand before the prompt (edits and variations)."""
-    document = Document.chat([("user", [*shown, body.prompt])])
+def to_requests(body: ImagesBody, *, limits: Limits) -> list[Request]:
+    """One request per picture, seeds counted on. Raises BadRequest for a picture that is too large."""
+    document = Document.chat([("user", [body.prompt])])
     size = _size(body.size)
+    if size is not None and not 0 < size[0] * size[1] <= limits.max_drawn_pixels:
+        raise BadRequest(f"{body.size} pixels; most are {limits.max_drawn_pixels} in all", param="size")
     return [
         Request(
             document,
@@ -121,15 +128,22 @@ def image_of(url: str, *, where: str, limits: Limits) -> Image:
         raise BadRequest(f"the picture has more than {limits.max_media_bytes} bytes", param=where)
     try:
         image = Image.from_data_url(url, name=where)
-        width, height = image.size
-        if width * height > limits.max_pixels:
-            raise BadRequest(f"the picture has {width}x{height} pixels; most are {limits.max_pixels}", param=where)
+        height, width = image.size
+        check_pixels(width, height, limits=limits)
         image.pil()
     except BadRequest:
         raise
     except ValueError as error:
         raise BadRequest(str(error).partition("\n")[0], param=where) from error
     return image
+
+
+def check_pixels(width: int, height: int, *, limits: Limits) -> None:
+    """Raises ValueError for a picture of too many pixels, or of a shape that scaling would make too many of."""
+    if width * height > limits.max_pixels:
+        raise ValueError(f"the picture has {width}x{height} pixels; most are {limits.max_pixels}")
+    if max(width, height) > limits.max_ratio * min(width, height):
+        raise ValueError(f"{width}x{height} pixels; the most is {limits.max_ratio:.0f} times as long as wide")
 
 
 def _audio(part: AudioPart, *, where: str, limits: Limits) -> Audio:
@@ -139,6 +153,8 @@ def _audio(part: AudioPart, *, where: str, limits: Limits) -> Audio:
     try:
         base64.b64decode(given.data, validate=True)
         sound = Audio.from_data_url(f"data:{AUDIO_TYPES[given.format]};base64,{given.data}", name=where)
+        if isinstance(sound, Audio) and not 0.0 < sound.seconds <= limits.max_seconds:
+            raise ValueError(f"{sound.seconds:.0f} seconds; expected more than 0 and at most {limits.max_seconds:.0f}")
     except (ValueError, binascii.Error) as error:
         raise BadRequest(f"the sound cannot be read: {str(error).partition(chr(10))[0]}", param=where) from error
     if not isinstance(sound, Audio):
@@ -153,7 +169,6 @@ class Answer:
     id: str
     model: str
     num_prompt_tokens: int = 0
-    stop: Sequence[str] = ()
     created: int = field(default_factory=lambda: int(time.time()))
     parts: list[dict[str, Any]] = field(default_factory=list)
     num_tokens: int = 0

@@ -23,7 +23,7 @@ from limner.generate.request import Pictures, Request
 from limner.generate.sampling import Sampling
 from limner.model.multimodal import MultimodalLM
 from limner.serve.fetch import Fetching, fetch
-from limner.serve.openai import BadRequest, Limits
+from limner.serve.openai import BadRequest, Limits, check_pixels
 from limner.serve.schema import MAX_TEXT
 
 TYPES: Mapping[Kind, Sequence[str]] = {
@@ -116,8 +116,15 @@ class Rows:
         )
 
     def _admitted(self, item: Any, kind: Kind, *, deadline: float, where: str) -> Any:
-        """The item as a reader may have it: bytes, numbers, a text, or a data URL; never a path or an address."""
-        path = item.get("path") if isinstance(item, dict) and item.get("array") is None else item
+        """The item as a reader may have it: bytes, numbers, a text, or a data URL; never a path or an address.
+
+        Of an object no more is passed on than is named here: readers take paths from what they are given.
+        """
+        if isinstance(item, dict) and kind == "sound" and item.get("array") is not None:
+            return {"array": item["array"], "sampling_rate": item.get("sampling_rate")}
+        path = item.get("path") if isinstance(item, dict) else item
+        if isinstance(item, dict) and not isinstance(path, str):
+            raise BadRequest("expected a data URL, a path or numbers", param=where)
         if not isinstance(path, str):
             return item
         if path.startswith("data:"):
@@ -166,9 +173,7 @@ class Rows:
         try:
             if isinstance(payload, Image):
                 height, width = payload.size
-                if height * width > self.settings.limits.max_pixels:
-                    most = self.settings.limits.max_pixels
-                    raise ValueError(f"{width}x{height} pixels; most are {most}")
+                check_pixels(width, height, limits=self.settings.limits)
                 payload.pil()
             elif isinstance(payload, Audio):
                 if payload.seconds > self.settings.max_seconds:

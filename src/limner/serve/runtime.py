@@ -164,7 +164,7 @@ class Runtime:
             return
         try:
             rows = self._running.add([ticket.request for ticket in tickets])
-        except ValueError as error:
+        except Exception as error:
             if len(tickets) == 1:
                 tickets[0].tell(Failed(error))
                 return

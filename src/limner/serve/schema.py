@@ -6,7 +6,7 @@ What OpenAI's own clients always send and nothing here depends on (`user`, `meta
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 MAX_TEXT = 200_000
 """Characters of one text part."""
@@ -25,7 +25,7 @@ class TextPart(_Body):
 
 
 class ImageURL(_Body):
-    """A data URL, or an address where fetching is allowed."""
+    """A data URL: these routes fetch nothing."""
 
     url: str
     detail: Literal["auto", "low", "high"] = "auto"
@@ -96,19 +96,10 @@ class ChatBody(_Sampled):
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     n: Literal[1] = 1
-    stop: str | list[str] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     pictures: Literal["auto", "none", "now"] = "auto"
     image: ImageOptions = Field(default_factory=ImageOptions)
-
-    @field_validator("stop")
-    @classmethod
-    def _few_stops(cls, value: str | list[str] | None) -> list[str]:
-        stops = [value] if isinstance(value, str) else value or []
-        if len(stops) > 4 or not all(stops):
-            raise ValueError("expected one to four strings that are not empty")
-        return stops
 
 
 class ImagesBody(_Sampled):

@@ -88,16 +88,28 @@ class Codebook(nn.Module):
         used = counts > 0
         direction = F.normalize(sums[used], dim=-1)
         self.vectors[used] = F.normalize(self.vectors[used].lerp(direction, 1.0 - self.decay), dim=-1)
-        if self.revive_below > 0.0 and len(unit):
+        if self.revive_below > 0.0:
             self._revive(unit, generator=generator)
 
     def _revive(self, unit: Tensor, *, generator: torch.Generator) -> None:
+        """Put dead codes where rows are: those of the first rank that has any, the same on all ranks."""
         dead = (self.usage < self.revive_below).nonzero().flatten()
         if not len(dead):
             return
-        chosen = torch.randint(len(unit), (len(dead),), generator=generator).to(unit.device)
-        self.vectors[dead] = unit[chosen]
-        self.usage[dead] = 1.0
+        fresh = unit.new_zeros(len(dead), unit.shape[1])
+        if len(unit):
+            fresh = unit[torch.randint(len(unit), (len(dead),), generator=generator).to(unit.device)]
+        has_rows = len(unit) > 0
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            size = torch.distributed.get_world_size()
+            source = torch.tensor(torch.distributed.get_rank() if has_rows else size, device=unit.device)
+            torch.distributed.all_reduce(source, op=torch.distributed.ReduceOp.MIN)
+            has_rows = int(source) < size
+            if has_rows:
+                torch.distributed.broadcast(fresh, src=int(source))
+        if has_rows:
+            self.vectors[dead] = fresh
+            self.usage[dead] = 1.0
 
     def _totals(self, unit: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.zeros_like(self.vectors).index_add_(0, codes, unit)
