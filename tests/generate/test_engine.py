@@ -179,15 +179,18 @@ def test_a_reply_ends_at_its_limit_or_its_stop(model) -> None:
 
 def test_a_full_context_ends_a_reply_and_starts_no_picture(model) -> None:
     _prefer(model, model.tokenizer.eos_ids[0], -100.0)
+    _prefer(model, model.vocabulary.span("image", Direction.OUT).begin, 100.0)
     prompt = Document.page(["a" * 30])
     heard: list = []
-    (reply,) = Engine(model, context_length=40).run(
-        [Request(prompt, pictures=Pictures.NOW, max_new_tokens=100)],
-        on_event=lambda _, event: heard.append(event),
-    )
+    engine = Engine(model, context_length=40)
+    (reply,) = engine.run([Request(prompt, max_new_tokens=100)], on_event=lambda _, event: heard.append(event))
     assert heard[-1] == Done("length")
     assert not list(reply.media())
     assert 30 < len(reply.messages[-1].text) <= 40
+    with pytest.raises(
+        ValueError, match=r"prompt 0 has 30 tokens and a picture takes 23; the context holds 40\nhint: "
+    ):
+        engine.run([Request(prompt, pictures=Pictures.NOW)])
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_computed(model) -> None:
