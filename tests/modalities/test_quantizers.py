@@ -1,6 +1,9 @@
 """The visual tokenizer of LaVIT, value by value, and what training it rests on."""
 
+from pathlib import Path
+
 import pytest
+import ranks
 import torch
 import torch.nn.functional as F
 from golden import lavit
@@ -17,6 +20,7 @@ from limner.modalities.quantizers.dynamic import DynamicTokenizer
 from limner.modalities.quantizers.merger import TokenMerger
 from limner.modalities.quantizers.reconstruction import TokenizerReconstruction
 from limner.modalities.quantizers.selector import TokenSelector, gumbel_noise, keep_mask
+from limner.train.parallel import World
 
 
 @pytest.fixture(scope="module")
@@ -323,3 +327,20 @@ def test_a_few_steps_bring_features_back(reconstruction: TokenizerReconstruction
     made, lengths, codes = reconstruction.reconstruct(features)
     assert made.shape == features.shape
     assert int(lengths.sum()) == len(codes)
+
+
+def _codebook_of_a_rank(world: World) -> torch.Tensor:
+    """The codebook after steps in which codes die, and in some of which the first rank has no row."""
+    torch.manual_seed(0)
+    codebook = Codebook(32, width=4, revive_below=0.9)
+    generator = keyed_generator("revive", world.rank)
+    for step in range(8):
+        num_rows = 0 if world.rank == 0 and step % 3 == 0 else 6
+        rows = torch.randn(num_rows, 4, generator=keyed_generator(step, world.rank))
+        codebook.update(rows, codebook(rows).codes, generator=generator)
+    return codebook.vectors
+
+
+def test_the_codebook_is_the_same_on_all_ranks(tmp_path: Path) -> None:
+    first, second = ranks.run(_codebook_of_a_rank, num_ranks=2, directory=tmp_path)
+    assert torch.equal(first, second)

@@ -62,6 +62,8 @@ def fetch(url: str, *, types: Sequence[str], fetching: Fetching) -> Fetched:
 def _hop(url: str, *, types: Sequence[str], fetching: Fetching, deadline: float) -> Fetched | str:
     """One request: the body, or where a redirect points."""
     parts, host, port = _target(url)
+    if time.monotonic() >= deadline:  # a lookup has no time limit of its own
+        raise ValueError(f"`{url:.80}` took too long")
     address = _allowed_address(host, port, networks=fetching.networks, url=url)
     # What is found inside the network must not be told by the kind of failure.
     try:
