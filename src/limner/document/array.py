@@ -9,7 +9,6 @@ Data flow: lists | array | bytes | data URL -> `Array` -> `.values()` -> an enco
 import functools
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from limner.document.media import File
@@ -18,6 +17,8 @@ from limner.document.media import File
 @dataclass(frozen=True, eq=False)
 class Array(File):
     """Numbers of any shape as .npy bytes."""
+
+    default_name = "array.npy"
 
     @staticmethod
     def from_values(values: Any, *, name: str = "array.npy") -> "Array":
@@ -35,21 +36,6 @@ class Array(File):
         stream = io.BytesIO()
         np.save(stream, array, allow_pickle=False)
         return Array(stream.getvalue(), name=name)
-
-    @staticmethod
-    def from_path(path: str | Path) -> "Array":
-        """Read a .npy file. Raises ValueError when it is missing."""
-        return Array(file_bytes(path), name=Path(path).name)
-
-    @staticmethod
-    def from_bytes(data: bytes, *, name: str = "array.npy") -> "Array":
-        """Take .npy bytes; they are read when values are asked for."""
-        return Array(File.from_bytes(data, name=name).data, name=name)
-
-    @staticmethod
-    def from_data_url(url: str, *, name: str = "array.npy") -> "Array":
-        """Take a `data:application/x-npy;base64,` URL."""
-        return Array(File.from_data_url(url, name=name).data, name=name)
 
     @property
     def media_type(self) -> str:
@@ -70,15 +56,3 @@ class Array(File):
     def values(self) -> Any:
         """The numpy array; do not write to it."""
         return self._values
-
-
-def file_bytes(path: str | Path) -> bytes:
-    """The bytes of a local file. Raises ValueError when it is missing; a remote address is refused."""
-    text = str(path)
-    if "://" in text:
-        raise ValueError(
-            f"`{text:.80}` is an address; files are read from disk\nhint: download it first: the library never fetches"
-        )
-    if not Path(path).is_file():
-        raise ValueError(f"no such file: `{text}`\nhint: check the path; relative paths start at {Path.cwd().name}/")
-    return Path(path).read_bytes()

@@ -11,10 +11,8 @@ import importlib
 import io
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from limner.document.array import file_bytes
 from limner.document.media import File
 
 _FLOAT_FORMAT = 3
@@ -27,21 +25,7 @@ _HINT = "hint: WAV, FLAC, OGG and MP3 are understood"
 class Audio(File):
     """A sound. Two are equal when their bytes are."""
 
-    @staticmethod
-    def from_path(path: str | Path) -> "Audio":
-        """Read a file. Raises ValueError when it is missing."""
-        return Audio.from_bytes(file_bytes(path), name=Path(path).name)
-
-    @staticmethod
-    def from_bytes(data: bytes, *, name: str = "sound.wav") -> "Audio":
-        """Take encoded bytes; they are decoded later."""
-        return Audio(File.from_bytes(data, name=name).data, name=name)
-
-    @staticmethod
-    def from_data_url(url: str, *, name: str = "sound") -> "Audio":
-        """Take a `data:audio/...;base64,` URL."""
-        file = File.from_data_url(url, name=name)
-        return Audio(file.data, name=file.name)
+    default_name = "sound.wav"
 
     @staticmethod
     def from_samples(samples: Any, *, rate: int, name: str = "sound.wav") -> "Audio":
@@ -59,15 +43,6 @@ class Audio(File):
         header = struct.pack("<HHIIHH", _FLOAT_FORMAT, channels, rate, rate * channels * 4, channels * 4, 32)
         chunks = b"fmt " + struct.pack("<I", len(header)) + header + b"data" + struct.pack("<I", len(body)) + body
         return Audio(b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks, name=name)
-
-    @staticmethod
-    def of(payload: Any) -> "Audio":
-        """A payload as a sound. Raises ValueError for none, and for pictures."""
-        if isinstance(payload, Audio):
-            return payload
-        if isinstance(payload, File):
-            return Audio(payload.data, name=payload.name)
-        raise ValueError(f"{type(payload).__name__} is no sound\nhint: give an Audio, such as Audio.from_path(...)")
 
     @functools.cached_property
     def _decoded(self) -> tuple[Any, int]:

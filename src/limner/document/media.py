@@ -18,7 +18,7 @@ import warnings
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import PIL.Image
 import PIL.ImageOps
@@ -49,6 +49,21 @@ def _data_url_bytes(url: str) -> bytes:
         raise ValueError(f"broken base64 in a data URL ({error})\nhint: encode the file again") from error
 
 
+def file_bytes(path: str | Path) -> bytes:
+    """The bytes of a local file. Raises ValueError when it is missing; a remote address is refused."""
+    text = str(path)
+    if "://" in text:
+        raise ValueError(
+            f"`{text:.80}` is an address; files are read from disk\nhint: download it first: the library never fetches"
+        )
+    if not Path(path).is_file():
+        raise ValueError(f"no such file: `{text}`\nhint: check the path; relative paths start at {Path.cwd().name}/")
+    return Path(path).read_bytes()
+
+
+Kind = TypeVar("Kind", bound="File")
+
+
 @dataclass(frozen=True, eq=False)
 class File:
     """What is no picture (a sound, a moving picture, a text) as encoded bytes; its encoder's `preprocess` decodes it.
@@ -59,18 +74,38 @@ class File:
     data: bytes = field(repr=False)
     name: str = "file"
 
-    @staticmethod
-    def from_bytes(data: bytes, *, name: str = "file") -> "File":
-        """Take encoded bytes. Raises ValueError when there are none."""
+    default_name: ClassVar[str] = "file"
+    """The name of one that brings none."""
+
+    @classmethod
+    def from_path(cls: type[Kind], path: str | Path) -> Kind:
+        """Read a file. Raises ValueError when it is missing."""
+        return cls.from_bytes(file_bytes(path), name=Path(path).name)
+
+    @classmethod
+    def from_bytes(cls: type[Kind], data: bytes, *, name: str = "") -> Kind:
+        """Take encoded bytes; they are decoded later. Raises ValueError when there are none."""
+        name = name or cls.default_name
         if not data:
             raise ValueError(f"`{name}` is empty\nhint: fetch or write the file again")
-        return File(data=bytes(data), name=name)
+        return cls(data=bytes(data), name=name)
 
-    @staticmethod
-    def from_data_url(url: str, *, name: str = "file") -> "File":
+    @classmethod
+    def from_data_url(cls: type[Kind], url: str, *, name: str = "") -> Kind:
         """Take a `data:<type>;base64,` URL; the type becomes the name's ending."""
+        name = name or Path(cls.default_name).stem
         ending = mimetypes.guess_extension(url[5 : url.find(";")]) or ""
-        return File.from_bytes(_data_url_bytes(url), name=name if name.endswith(ending) else name + ending)
+        return cls.from_bytes(_data_url_bytes(url), name=name if name.endswith(ending) else name + ending)
+
+    @classmethod
+    def of(cls: type[Kind], payload: Any) -> Kind:
+        """A payload as one of this kind. Raises ValueError for none, and for pictures."""
+        if isinstance(payload, cls):
+            return payload
+        if isinstance(payload, File):
+            return cls.from_bytes(payload.data, name=payload.name)
+        kind, noun = cls.__name__, Path(cls.default_name).stem
+        raise ValueError(f"{type(payload).__name__} is no {noun}\nhint: give a {kind}, such as {kind}.from_path(...)")
 
     @property
     def media_type(self) -> str:

@@ -9,10 +9,8 @@ import functools
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from limner.document.array import file_bytes
 from limner.document.media import File
 
 
@@ -20,30 +18,7 @@ from limner.document.media import File
 class Video(File):
     """A moving picture. Two are equal when their bytes are."""
 
-    @staticmethod
-    def from_path(path: str | Path) -> "Video":
-        """Read a file. Raises ValueError when it is missing."""
-        return Video.from_bytes(file_bytes(path), name=Path(path).name)
-
-    @staticmethod
-    def from_bytes(data: bytes, *, name: str = "video.mp4") -> "Video":
-        """Take encoded bytes; they are decoded later."""
-        return Video(File.from_bytes(data, name=name).data, name=name)
-
-    @staticmethod
-    def from_data_url(url: str, *, name: str = "video") -> "Video":
-        """Take a `data:video/...;base64,` URL."""
-        file = File.from_data_url(url, name=name)
-        return Video(file.data, name=file.name)
-
-    @staticmethod
-    def of(payload: Any) -> "Video":
-        """A payload as a video. Raises ValueError for none, and for pictures."""
-        if isinstance(payload, Video):
-            return payload
-        if isinstance(payload, File):
-            return Video(payload.data, name=payload.name)
-        raise ValueError(f"{type(payload).__name__} is no video\nhint: give a Video, such as Video.from_path(...)")
+    default_name = "video.mp4"
 
     @functools.cached_property
     def num_frames(self) -> int:

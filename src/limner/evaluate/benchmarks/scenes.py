@@ -19,11 +19,11 @@ from limner.data.scene_grammar import STATED, GrammarTask, SceneGrammar
 from limner.data.scenes import Scene
 from limner.document.document import Document, Message, Text
 from limner.document.media import Image
+from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, Unit, answer, drawn
 from limner.evaluate.intervals import permuted, share
 from limner.evaluate.metrics import layout
 from limner.evaluate.metrics.scenes import mark_square, read, said_shape, shape_scene
-from limner.generate.engine import Engine
 from limner.generate.request import Pictures, Request
 
 DEFAULT_COUNT = 200
@@ -58,7 +58,7 @@ class SceneReading:
             for document in _documents(task, grammar=self.grammar, count=half, seed=seed)
         ]
 
-    def run(self, engine: Engine, *, limit: int | None, seed: int) -> Outcome:
+    def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask without letting it draw, and score the words."""
         documents = self.documents(limit=limit, seed=seed)
         requests = [
@@ -129,7 +129,7 @@ class SceneDrawing:
         """What is asked, with the true pictures."""
         return _documents("creation", grammar=self.grammar, count=limit or DEFAULT_COUNT, seed=seed)
 
-    def run(self, engine: Engine, *, limit: int | None, seed: int) -> Outcome:
+    def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask for each picture, and score what is drawn."""
         documents = self.documents(limit=limit, seed=seed)
         requests = [
@@ -212,7 +212,7 @@ class ScenePages:
         """What is asked, with the true pages."""
         return _documents("page", grammar=self.grammar, count=limit or DEFAULT_COUNT, seed=seed)
 
-    def run(self, engine: Engine, *, limit: int | None, seed: int) -> Outcome:
+    def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask for each page, and score where and what its pictures are."""
         documents = self.documents(limit=limit, seed=seed)
         requests = [
