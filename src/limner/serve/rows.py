@@ -64,8 +64,6 @@ class RowSettings:
     media_root: Path | None = None
     fetching: Fetching | None = None
     limits: Limits = field(default_factory=Limits)
-    max_seconds: float = 3600.0
-    """Of one sound."""
 
 
 def placeholders_of(model: MultimodalLM) -> tuple[Placeholder, ...]:
@@ -176,8 +174,8 @@ class Rows:
                 check_pixels(width, height, limits=self.settings.limits)
                 payload.pil()
             elif isinstance(payload, Audio):
-                if payload.seconds > self.settings.max_seconds:
-                    raise ValueError(f"{payload.seconds:.0f} seconds; most are {self.settings.max_seconds:.0f}")
+                if payload.seconds > self.settings.limits.max_seconds:
+                    raise ValueError(f"{payload.seconds:.0f} seconds; most are {self.settings.limits.max_seconds:.0f}")
                 if not np.isfinite(payload.samples()).all():
                     raise ValueError("samples that are no numbers")
             elif isinstance(payload, Array) and not np.isfinite(payload.values()).all():
