@@ -43,7 +43,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from limner.backbone.hf import Backbone
 from limner.document.document import Direction, Document
 from limner.evaluate.report import environment
-from limner.generate import running
+from limner.generate import writing
 from limner.generate.engine import Engine
 from limner.generate.request import Request
 from limner.generate.sampling import Sampling
@@ -220,7 +220,7 @@ def _limner_writes(model: MultimodalLM, num_streams: int, options: argparse.Name
     begin = model.vocabulary.span("image", Direction.OUT).begin
     (letter,) = model.tokenizer.text_ids(LETTER)
     script = _script(options, letter=letter, begin=begin, end=model.tokenizer.eos_ids[0])
-    choose = running.next_tokens
+    choose = writing.next_tokens
 
     def scripted(logits: Tensor, *, said: list[list[int]], **rest: Any) -> list[int]:
         choose(logits, said=said, **rest)
@@ -238,7 +238,7 @@ def _limner_writes(model: MultimodalLM, num_streams: int, options: argparse.Name
         )
         for number in range(num_streams)
     ]
-    with mock.patch.object(running, "next_tokens", scripted):
+    with mock.patch.object(writing, "next_tokens", scripted):
         replies = Engine(model, context_length=4096).run(requests)
     for reply in replies:
         assert len(list(reply.media())) == options.pictures

@@ -1,100 +1,73 @@
-"""How good limner-tiny is, on pictures and wordings that it never saw.
+"""How good limner-tiny is, on pictures and wordings that it never saw: tasks of `limner evaluate`, as docs show them.
 
-    python -m benchmarks limner_tiny_quality --model limner-tiny --output out/quality
+    python -m benchmarks limner_tiny_quality --output out/quality
 
-Prints a Markdown report; writes it with every single reply (JSON) and contact sheets to --output.
+is `limner evaluate limner-tiny --tasks naming,drawing,stories`, with a line per task on stderr. `--broken` permutes the
+rows that the model reads pictures into, and those that its decoder is conditioned on: scores then have to fall to those
+of luck.
 """
 
 import argparse
-import functools
-import hashlib
 import logging
 import sys
 import time
 from pathlib import Path
 
+import torch
+
 from limner import zoo
-from limner.compositions.illustrator import efficientnet
-from limner.data.stories import Library
-from limner.evaluate.benchmark import Benchmark
-from limner.evaluate.benchmarks.drawing import MODALITY, Drawing, decoder_of, gallery
-from limner.evaluate.benchmarks.naming import Naming
-from limner.evaluate.benchmarks.stories import Stories
-from limner.evaluate.metrics.retrieval import Judge
-from limner.evaluate.report import environment, markdown, write
+from limner.evaluate.runner import evaluate, key_of
+from limner.evaluate.tasks import expanded, open_task
 from limner.generate.engine import Engine
-from limner.model.checkpoint import INDEX, load_checkpoint
+from limner.modalities.noise import keyed_generator
+from limner.model.checkpoint import load_checkpoint
+from limner.model.multimodal import MultimodalLM
 
 logger = logging.getLogger(__name__)
 
-DATA = Path(__file__).parents[1] / "data" / "emoji"
-DRAWN, EARLIER, NEVER_READ = "noto", "noto-v1", ["fluent", "fluent-flat"]
-LIMITS = {"naming": None, "drawing": 200, "stories": 100}
-"""Items where --limit is not given: what a CPU does in a quarter of an hour."""
+DATA = Path(__file__).parents[1] / "data"
+TASKS = "naming,drawing,stories"
 
 
 def main(arguments: list[str]) -> None:
-    """Run the benchmarks that are asked for."""
+    """Run the tasks that are asked for."""
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    path = zoo.locate(options.model)
-    engine = Engine(load_checkpoint(path), context_length=1024)
-    outcomes, seconds = [], {}
-    for name in options.only:
-        started = time.perf_counter()
-        logger.info("%s", name)
-        limit = options.limit or LIMITS[name]
-        outcomes.append(BENCHMARKS[name](engine).run(engine, limit=limit, seed=options.seed))
-        seconds[name] = f"{time.perf_counter() - started:.0f} s"
-    facts = {
-        "model": Path(options.model).name,
-        "checkpoint": hashlib.sha256((path / INDEX).read_bytes()).hexdigest()[:16],
-        "seed": options.seed,
-        **environment(),
-        "time": seconds,
-    }
-    write(outcomes, facts=facts, output=options.output)
-    print(markdown(outcomes, facts=facts))
+    model, key = load_checkpoint(zoo.locate(options.model)), key_of(options.model)
+    if options.broken:
+        break_projectors(model)
+        key += "-broken"
+    started = time.process_time()
+    report = evaluate(
+        [open_task(name, folder=options.data) for name in expanded(options.tasks.split(","))],
+        engine=Engine(model, context_length=1024),
+        model_name=Path(options.model).name + (" (projectors shuffled)" if options.broken else ""),
+        model_key=key,
+        output=options.output,
+        limit=options.limit,
+        seed=options.seed,
+    )
+    logger.info("%.0f s of processor time", time.process_time() - started)
+    print(report)
+
+
+def break_projectors(model: MultimodalLM) -> None:
+    """Permute, by a fixed seed, the first axis of every matrix of what projects pictures in and hidden states out."""
+    for name, parameter in model.named_parameters():
+        if "_projector." in name and parameter.dim() > 1:
+            order = torch.randperm(len(parameter), generator=keyed_generator(0, name))
+            with torch.no_grad():
+                parameter.copy_(parameter[order.to(parameter.device)])
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks limner_tiny_quality")
     parser.add_argument("--model", default="limner-tiny", help="a zoo name or a checkpoint")
-    parser.add_argument("--limit", type=int, help="most items of each benchmark")
+    parser.add_argument("--tasks", default=TASKS, help="as of `limner evaluate`")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with the tasks' files")
+    parser.add_argument("--limit", type=int, help="most items of each task")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="+", choices=LIMITS, default=list(LIMITS))
+    parser.add_argument("--broken", action="store_true", help="shuffle the projectors first")
     parser.add_argument("--output", type=Path, default=Path("out/quality"))
     return parser.parse_args(arguments)
-
-
-def _naming(engine: Engine) -> Benchmark:
-    styles = Library.from_shards([DATA / "heldout-style.tar"])
-    concepts = Library.from_shards([DATA / "heldout-concept.tar"], styles=NEVER_READ)
-    return Naming(styles, concepts)
-
-
-def _drawing(engine: Engine) -> Benchmark:
-    pictures = gallery(_trained(DRAWN), decoder=decoder_of(engine.model))
-    unused = Judge("features it never used", efficientnet(image_size=160, grid=1), gallery=pictures)
-    return Drawing(_trained(DRAWN), _trained(EARLIER), [_own_judge(engine), unused])
-
-
-def _stories(engine: Engine) -> Benchmark:
-    return Stories(_trained(DRAWN), _own_judge(engine))
-
-
-@functools.cache
-def _trained(style: str) -> Library:
-    return Library.from_shards(sorted(DATA.glob("train-*.tar")), styles=[style])
-
-
-@functools.cache
-def _own_judge(engine: Engine) -> Judge:
-    encoder = engine.model.modality(MODALITY).encoder
-    assert encoder is not None, "limner-tiny reads pictures"
-    pictures = gallery(_trained(DRAWN), decoder=decoder_of(engine.model))
-    return Judge("features it reads with", encoder, gallery=pictures)
-
-
-BENCHMARKS = {"naming": _naming, "drawing": _drawing, "stories": _stories}

@@ -12,7 +12,7 @@ from originals import GOLDEN
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from limner.compositions.lavit import Heads
+from limner.compositions.lavit import Heads, Lavit, read_lavit
 from limner.modalities.decoders.feature_decoder import AttentionPool, FeatureDecoder
 from limner.modalities.encoders.eva import EvaEncoder
 from limner.modalities.quantizers.codebook import Codebook
@@ -24,6 +24,11 @@ NUM_CODES, CODE_WIDTH, WIDTH, PATCHES, D_MODEL = 24, 6, 16, 16, 32
 LOW_RES_WIDTH, HIGH_RES_WIDTHS, POOLED, NUM_UNCONDITIONAL = 12, (8, 12), 12, 5
 
 Tensors = dict[str, Tensor]
+
+
+def read_tiny(path: Path, *, heads: Heads | None = None, **options: Any) -> Lavit:
+    """`read_lavit` for whoever cannot say the heads of the tiny folder."""
+    return read_lavit(path, heads=heads or HEADS, **options)
 
 
 def write_lavit_original(folder: Path) -> Path:

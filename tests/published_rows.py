@@ -22,6 +22,9 @@ def write(root: Path) -> Path:
     _json(root / "gqa" / "questions.json", chat)
     _json(root / "llavav1.5_instruct" / "llava_v1_5_mix665k.json", chat)
     _json(root / "mmc4_instruct_filtered224" / "pages.json", page | {"instruction": "Tell me of a fox."})
+    said = {"messages": [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "Red."}]}
+    for name in ("name", "look", "listen", "compare"):
+        _json(root / "speech_and_pictures" / f"{name}.train.jsonl", said | {"images": ["images/fox.jpg"]})
     return root
 
 
@@ -35,6 +38,6 @@ def _tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def _json(path: Path, row: dict) -> None:
-    (path.parent / "images").mkdir(parents=True)
+    (path.parent / "images").mkdir(parents=True, exist_ok=True)
     (path.parent / "images" / "fox.jpg").write_bytes(_PICTURE)
-    path.write_text(json.dumps([row]))
+    path.write_text(json.dumps(row) if path.suffix == ".jsonl" else json.dumps([row]))

@@ -34,11 +34,10 @@ def serving(app: FastAPI) -> Iterator[str]:
         thread.join(30)
 
 
-def posted(address: str, body: Any) -> tuple[int, Any]:
+def posted(address: str, body: Any, *, key: str = "") -> tuple[int, Any]:
     """(status, JSON) of the answer to a body."""
-    request = urllib.request.Request(
-        address, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(address, data=json.dumps(body).encode(), headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, json.load(response)

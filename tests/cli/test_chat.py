@@ -45,6 +45,8 @@ def test_pictures_are_kept_as_files_that_never_replace_others(chat, tmp_path):
         ("/set steps", "error: no settings in `steps`"),
         ("/model nobody", "error: no model named `nobody`"),
         ("A fox {stps: 3}", "error: no setting `stps`"),
+        ("A fox {cfg 7.5}", "error: `{cfg 7.5}` cannot be read as settings"),
+        ("/set cfg 7.5", "error: `{cfg 7.5}` cannot be read as settings"),
         ("A fox {cfg: 0.5}", "error: guidance_scale is 0.5"),
         ("A fox {image: none.png}", "error: no such image file: `none.png`"),
         ("A fox {sampler: magic, pictures: now}", "magic"),
@@ -57,6 +59,24 @@ def test_a_slip_ends_the_turn_and_not_the_conversation(chat, line, message):
     assert message in result.err
     assert "hint: " in result.err
     assert result.out.endswith("talk.html\n")
+
+
+def test_help_lists_commands_and_what_a_line_may_end_in(chat):
+    result = chat("/help", options=("--steps", "7"))
+    assert "/save PAGE.html" in result.err
+    assert "A fox in the snow {cfg: 7.5, steps: 50, seed: 3}" in result.err
+    (steps,) = [line for line in result.err.splitlines() if line.startswith("  steps")]
+    assert steps.split() == ["steps,", "num_inference_steps", "7", "Denoising", "steps", "per", "picture."]
+    assert "beams" not in result.err
+    assert result.out == ""
+
+
+def test_set_alone_shows_the_settings(chat):
+    result = chat("/set", "/set {pictures: none, negative: dark}", "/set")
+    before, after = result.err.split("  seed ")[1:]
+    assert "beams" not in before
+    assert "beams" in after  # text alone may be searched for
+    assert "dark" in after
 
 
 def test_the_end_of_the_input_ends_the_conversation(chat):

@@ -27,7 +27,9 @@ def test_a_checkpoint_goes_into_our_layout_and_back(tmp_path: Path, parts: list[
     back = CliRunner().invoke(PROGRAM, [str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "dreamllm"])
     assert back.exit_code == 0, back.output
     before, after = read_tensors(GOLDEN / "checkpoint")[0], read_tensors(tmp_path / "back")[0]
-    assert all(before[name].equal(value) for name, value in after.items())
+    assert before.keys() - after.keys() == set()
+    # The recorded monolith is in bfloat16, its tables rounded too; all other values are those of the other form.
+    assert all(before[name].equal(value) for name, value in after.items() if not name.endswith("inv_freq"))
     assert (tmp_path / "back" / "config.json").read_bytes() == (GOLDEN / "checkpoint_fsdp" / "config.json").read_bytes()
 
 

@@ -1,6 +1,6 @@
 """`limner evaluate` and `limner compare`, as typed."""
 
-from evaluate import public_formats
+import public_formats
 
 
 def test_a_model_is_scored_once_and_compared_with_another_seed(limner, checkpoint, tmp_path):

@@ -44,14 +44,14 @@ OPTIONS = {
     "export": ["--help", "-h", "CHECKPOINT", "DIR", "[KEY=VALUE]..."],
     "generate": [
         "--beams", "--best-of", "--device", "--guidance-rescale", "--guidance-scale", "--help", "--image",
-        "--max-new-tokens", "--negative", "--output", "--pictures", "--prompt", "--sampler", "--scorer",
-        "--seed", "--size", "--steps", "--temperature", "--top-p", "-h", "MODEL",
+        "--input", "--max-new-tokens", "--negative", "--output", "--pictures", "--prompt", "--sampler", "--scorer",
+        "--seed", "--size", "--steps", "--temperature", "--together", "--top-p", "-h", "MODEL",
     ],
     "models": ["--help", "-h"],
     "publish": ["--help", "--licence", "--name", "--output", "--upload", "-h", "CHECKPOINT"],
     "serve": [
         "--api-key", "--device", "--fetch-media", "--fetch-network", "--help", "--host", "--max-new-tokens",
-        "--max-waiting", "--media-root", "--port", "--rows", "-h", "MODEL",
+        "--max-waiting", "--media-root", "--port", "--rows", "--ui", "-h", "MODEL",
     ],
     "train": [
         "--activation-checkpointing", "--allow-changes", "--compile", "--config", "--config_file",
@@ -102,7 +102,7 @@ def test_the_version_is_one_line(limner):
     [
         (["sing"], "No such command 'sing'."),
         (["generate"], "Missing argument 'MODEL'."),
-        (["generate", "m"], "Missing option '--prompt'."),
+        (["generate", "m"], "expected --prompt or --input"),
         (["generate", "m", "--prompt", "x", "--steps", "0"], "'--steps'"),
         (["generate", "m", "--prompt", "x", "--seed", "y"], "'--seed'"),
         (["generate", "m", "--prompt", "x", "--pictures", "some"], "'--pictures'"),

@@ -16,7 +16,20 @@ def test_a_line_ends_in_settings_of_its_own() -> None:
     )
 
 
-@pytest.mark.parametrize("line", ["a fox", "a {fox}", "{fox} in {}", "a {fox, a hen}", "x = {}"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a fox",
+        "a {fox}",
+        "{fox} in {}",
+        "a {fox, a hen}",
+        "x = {}",
+        "a {seed of hope}",
+        "{image of a fox}",
+        "a {",
+        "{size}",
+    ],
+)
 def test_other_braces_are_words(line: str) -> None:
     assert Turn.of(line) == Turn(line)
 
@@ -27,6 +40,13 @@ def test_other_braces_are_words(line: str) -> None:
         ("a {stps: 3}", "no setting `stps`\nhint: did you mean steps?"),
         ("a {steps: many}", "steps is `many`; expected a int"),
         ("a {pictures: never}", "pictures is `never`; expected auto, none, now"),
+        ("a {cfg 7.5}", r"`{cfg 7.5}` cannot be read as settings\nhint: they are `key: value` in braces"),
+        ("a {cfg=7.5}", "`{cfg=7.5}` cannot"),
+        ("a {cfg: 7.5, fox}", "`{cfg: 7.5, fox}` cannot"),
+        ("a {cfg: 7.5", "`{cfg: 7.5` cannot"),
+        ("a {cfg: 7.5} fox", "`{cfg: 7.5}` cannot"),
+        ("a {image fox.png}", "`{image fox.png}` cannot"),
+        ("a {size 16x16, cfg 3}", "`{size 16x16, cfg 3}` cannot"),
     ],
 )
 def test_slips_are_named(line: str, says: str) -> None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from diffusers import ControlNetModel
 from originals import GOLDEN, write_original
 from tiny import picture
 from transformers import (
@@ -22,6 +24,7 @@ from transformers import (
 
 from limner.compositions.dreamllm import (
     clip,
+    controlled_diffusion,
     dinov3,
     dreamllm,
     dreamllm_7b,
@@ -34,7 +37,11 @@ from limner.compositions.dreamllm import (
 from limner.config.call import Call, build, call
 from limner.config.serialize import to_json
 from limner.data.collate import Collator
-from limner.document.document import Document
+from limner.document.document import Direction, Document, Media, null_prompt
+from limner.generate.engine import Engine
+from limner.generate.request import Pictures, Request
+from limner.modalities.guidance import guidance_for
+from limner.modalities.noise import keyed_generator
 from limner.modalities.projectors import MLPProjector, Rowwise
 from limner.model.checkpoint import load_checkpoint, save_checkpoint
 from limner.tokens.tokenizer import byte_tokenizer
@@ -79,6 +86,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     DINOv3ViTModel(DINOv3ViTConfig(**TOWER, num_register_tokens=2)).save_pretrained(root / "dinov3")
     made = write_original(root / "other")
     made.unet.save_pretrained(root / "sd" / "unet")
+    control = ControlNetModel.from_unet(made.unet, conditioning_embedding_out_channels=(4, 8))
+    for layer in [
+        *control.controlnet_down_blocks,
+        control.controlnet_mid_block,
+        control.controlnet_cond_embedding.conv_out,
+    ]:
+        torch.nn.init.normal_(layer.weight, std=0.5)
+    control.save_pretrained(root / "controlnet")
     made.vae.save_pretrained(root / "sd" / "vae")
     (root / "sd" / "scheduler").mkdir()
     noise = (root / "sd-small" / "scheduler" / "scheduler_config.json").read_text()
@@ -163,6 +178,77 @@ def test_a_flow_transformer_may_stand_where_the_unet_does(parts: Path, tmp_path:
     save_checkpoint(model, tmp_path / "ours", description=to_json(description))
     saved = {file.name for file in (tmp_path / "ours").glob("image.decoder.*")}
     assert saved == {"image.decoder.transformer.safetensors"}
+
+
+def with_controlnet(parts: Path) -> dict[str, Any]:
+    sizes = {"weights": str(parts / "sd"), "controlnet": str(parts / "controlnet"), "resolution": 16}
+    return {"decoder": call(controlled_diffusion, **sizes), "num_queries": 3}
+
+
+def test_a_model_with_a_controlnet_trains_is_saved_and_follows_a_control_picture(parts: Path, tmp_path: Path):
+    description = wired(parts, "qwen3", **with_controlnet(parts))
+    torch.manual_seed(1)
+    model = build(description)
+    batch = Collator(model)([[model.render(Document.page(["Once ", picture("red")]))]])
+    model(batch, noise_key=(0, 0))["image"].mean.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert {"modalities.image.queries.rows", "modalities.image.output_projector.linear.weight"} <= trained
+    assert not any(".decoder." in name for name in trained)
+    save_checkpoint(model, tmp_path / "ours", description=to_json(description))
+    assert not list((tmp_path / "ours").glob("image.decoder.*"))  # all of it is published elsewhere
+
+    edges = Media(picture("black", size=(48, 36)), directions=())
+    asked = [
+        Document.chat([("user", ["Draw.", *shown])])
+        for shown in ([edges], [], [Media(picture("white"), directions=())])
+    ]
+    assert model.render(asked[0]).ids == model.render(asked[1]).ids  # the language model does not see it
+    ask = {"max_new_tokens": 2, "num_inference_steps": 2, "pictures": Pictures.NOW}
+    requests = [Request(document, **ask) for document in asked]
+    replies = Engine(load_checkpoint(tmp_path / "ours")).run(requests)
+    alone = [Engine(model).run([request])[0] for request in requests]
+    made, again = ([drawn(reply) for reply in replies] for replies in (replies, alone))
+    assert abs(made[0] - made[1]).max() > 5
+    assert abs(made[0] - made[2]).max() > 5
+    for one, other in zip(made, again, strict=True):
+        assert abs(one - other).max() <= 1  # a rounding to 8 bits
+
+
+def test_a_control_picture_is_refused_where_nothing_follows_it(parts: Path):
+    model = build(wired(parts, "qwen3", **with_generator(parts)))
+    asked = Document.chat([("user", ["Draw.", Media(picture("black"), directions=())])])
+    with pytest.raises(ValueError, match="a control picture is given and a LatentDiffusion follows none\nhint: "):
+        Engine(model).run([Request(asked, num_inference_steps=1, pictures=Pictures.NOW)])
+
+
+def test_a_picture_alone_is_a_prompt_for_its_variations(parts: Path):
+    torch.manual_seed(0)
+    model = build(wired(parts, "qwen3", **with_generator(parts))).eval()
+    engine, ask = Engine(model), {"max_new_tokens": 1, "num_inference_steps": 2, "pictures": Pictures.NOW}
+    prompts = [Document.page([Media(picture(colour), directions=(Direction.IN,))]) for colour in ("red", "blue")]
+    made = [drawn(reply) for reply in engine.run([Request(prompt, **ask) for prompt in prompts])]
+    assert abs(made[0] - made[1]).max() > 5
+    # What is sampled is what is trained: the queries behind the picture, and the null prompt beside them.
+    pair = Document.page([Media(picture("red"), directions=(Direction.IN,)), Media(None, directions=(Direction.OUT,))])
+    states = []
+    for document in (pair, null_prompt(Media(None))):
+        batch = Collator(model)([[model.render(document)]])
+        with torch.inference_mode():
+            states.append(model.out_hidden(batch.spans["image", Direction.OUT], model.hidden_states(batch)))
+    (expected,) = model.maker("image").decoder.sample(
+        model.condition("image", torch.stack(states)),
+        guidance=guidance_for(3.0),
+        generators=[keyed_generator(0, "picture", 0)],
+        num_inference_steps=2,
+    )
+    pixels = ((expected.permute(1, 2, 0) + 1.0) * 127.5).round().numpy()
+    assert abs(made[0] - pixels).max() <= 1
+
+
+def drawn(reply: Document) -> numpy.ndarray:
+    """The first picture of a reply, RGB in [0, 255]."""
+    made = next(media for message, media in reply.media() if Direction.OUT in message.directions(media))
+    return numpy.asarray(made.content.pil(), dtype=float)
 
 
 def test_an_mlp_may_stand_where_the_linear_projector_does(parts: Path):

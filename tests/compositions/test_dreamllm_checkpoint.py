@@ -1,6 +1,7 @@
 """Original checkpoints: every form gives the recorded values, goes back unchanged, and is refused by name if broken."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from limner.compositions.dreamllm_checkpoint import (
 from limner.compositions.dreamllm_model import projector_of
 from limner.compositions.dreamllm_settings import read_settings
 from limner.compositions.layouts import convert
-from limner.compositions.weights import read_tensor_file, read_tensors
+from limner.compositions.weights import read_tensor_file, read_tensors, tensor_ending
 from limner.config.call import build
 from limner.config.serialize import from_json, to_json
 from limner.document.document import Direction, Document, Media
@@ -234,7 +235,7 @@ def test_architectures_may_lie_inside_the_directory(model: MultimodalLM, copy: P
 
 
 def test_a_round_trip_changes_no_key_and_no_value(model: MultimodalLM, tmp_path: Path):
-    write_dreamllm(model, tmp_path / "back", description=describe_dreamllm(CHECKPOINT), inv_freq=True)
+    write_dreamllm(model, tmp_path / "back", description=describe_dreamllm(CHECKPOINT))
     assert {file.name for file in CHECKPOINT.iterdir()} == {file.name for file in (tmp_path / "back").iterdir()}
     for file in CHECKPOINT.iterdir():
         written = tmp_path / "back" / file.name
@@ -246,13 +247,54 @@ def test_a_round_trip_changes_no_key_and_no_value(model: MultimodalLM, tmp_path:
         assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_rotary_tables_are_written_only_when_asked_for(model: MultimodalLM, tmp_path: Path):
-    write_dreamllm(model, tmp_path / "back", description=describe_dreamllm(CHECKPOINT))
-    before, after = read_tensors(CHECKPOINT)[0], read_tensors(tmp_path / "back")[0]
-    assert set(before) - set(after) == {name for name in before if name.endswith("inv_freq")}
-    shutil.copytree(GOLDEN / "clip-tiny", tmp_path / "clip-tiny")
-    shutil.copytree(GOLDEN / "sd-tiny", tmp_path / "sd-tiny")
-    assert_same(read_dreamllm(tmp_path / "back"), model)
+@pytest.mark.parametrize("source", ["checkpoint", "checkpoint_fsdp", "llava_checkpoint"])
+def test_through_our_layout_and_back_rotary_tables_are_as_they_were(source: str, tmp_path: Path):
+    prefix = "llava_" if source.startswith("llava") else ""
+    parts = {"clip": GOLDEN / f"{prefix}clip-tiny", "diffusion": GOLDEN / "sd-tiny"}
+    convert(GOLDEN / source, tmp_path / "ours", to="limner", parts=parts)
+    convert(tmp_path / "ours", tmp_path / "back", to="dreamllm", parts={})
+    before, after = (
+        {name: value for name, value in read_tensors(path)[0].items() if name.endswith("inv_freq")}
+        for path in (GOLDEN / source, tmp_path / "back")
+    )
+    assert before.keys() == after.keys()
+    assert bool(before) == (source != "llava_checkpoint")
+    for name, value in before.items():
+        assert value.dtype == after[name].dtype
+        assert torch.equal(value, after[name])
+
+
+def test_tables_are_found_without_reading_everything_in_every_form(tmp_path: Path):
+    table, other = torch.arange(3.0), torch.zeros(2)
+    forms = {
+        "model.safetensors": lambda file: save_file({"a.inv_freq": table, "b": other}, file),
+        "pytorch_model.bin": lambda file: torch.save({"a.inv_freq": table, "b": other}, file),
+        "model-1.safetensors": lambda file: save_file({"a.inv_freq": table}, file),
+    }
+    for name, write in forms.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        write(folder / name)
+        if name == "model-1.safetensors":
+            places = {"b": "model-2.safetensors", "a.inv_freq": "model-1.safetensors"}
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        found = tensor_ending(folder, ".inv_freq")
+        assert found is not None
+        assert torch.equal(found, table)
+        assert tensor_ending(folder, ".absent") is None
+    (tmp_path / "model.safetensors" / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"is missing or damaged .*\nhint: fetch it again"):
+        tensor_ending(tmp_path / "model.safetensors", ".inv_freq")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_files_that_are_written_are_as_open_as_others(model: MultimodalLM, tmp_path: Path, umask: int):
+    before = os.umask(umask)
+    try:
+        write_dreamllm(model, tmp_path / "back", description=describe_dreamllm(CHECKPOINT))
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "back").iterdir()} == {0o666 & ~umask}
 
 
 def test_our_own_directory_needs_nothing_of_the_original(model: MultimodalLM, copy: Path, tmp_path: Path):
@@ -269,12 +311,12 @@ def test_our_own_directory_needs_nothing_of_the_original(model: MultimodalLM, co
 
 
 def test_a_conversion_refuses_what_it_cannot_do(copy: Path, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"no layout named `gguf`\nhint: there is limner, dreamllm"):
+    with pytest.raises(ValueError, match=r"no layout named `gguf`\nhint: there is limner, .*dreamllm"):
         convert(copy, tmp_path / "out", to="gguf", parts={})
     with pytest.raises(ValueError, match=r"exists\nhint: "):
         convert(copy, copy, to="limner", parts={})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"is no checkpoint: neither ours nor dreamllm's"):
+    with pytest.raises(ValueError, match=r"is no checkpoint: neither ours nor .*dreamllm's"):
         convert(tmp_path / "empty", tmp_path / "out", to="limner", parts={})
 
 

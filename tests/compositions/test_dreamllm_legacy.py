@@ -112,8 +112,8 @@ def test_an_unknown_loss_schedule_is_refused():
 def test_other_rules_leave_the_models_decoder_as_it_is(model):
     decoder = legacy.latent_decoder(model)
     changed = legacy.decoder_with(model, legacy.LossRules(noise_offset=0.5, prediction_type="v_prediction"))
-    assert (changed.noise_offset, changed.prediction_type) == (0.5, "v_prediction")
-    assert (decoder.noise_offset, decoder.prediction_type) == (0.0, "epsilon")
+    assert (changed.denoising.noise_offset, changed.prediction_type) == (0.5, "v_prediction")
+    assert (decoder.denoising.noise_offset, decoder.prediction_type) == (0.0, "epsilon")
     assert changed.unet is decoder.unet
 
 

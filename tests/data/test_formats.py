@@ -12,8 +12,11 @@ import pytest
 from tiny import picture
 
 from limner.data.formats.table import FORMATS, format_named
+from limner.document.audio import Audio
 from limner.document.document import Direction, Document, Media, Text
-from limner.document.media import File
+from limner.document.media import File, Image
+from limner.document.text_file import TextFile
+from limner.document.video import Video
 
 TURNS = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A fox."}]
 INFO = [{"image_name": "a.png", "matched_text_index": 0}]
@@ -266,8 +269,17 @@ def test_items_of_a_keyed_chat_are_taken_in_order_from_the_list_of_their_kind() 
     media = [media for _, media in format_named("keyed_chat")(row, _read).media()]
     assert [item.modality for item in media] == ["image", "sound", "image", "document"] + ["imagebind"] * 3
     names = [item.payload.name for item in media]
-    assert names == ["a.png", "a.wav", "b.png", "documents.txt", "a.wav", "b.png", "imagebinds.txt"]
+    assert names == ["a.png", "a.wav", "b.png", "text.txt", "a.wav", "b.png", "text.txt"]
+    assert [type(item.payload) for item in media] == [Image, Audio, Image, TextFile, Audio, Image, TextFile]
     assert media[3].payload.data == b"A long text."
+
+
+def test_films_and_sounds_of_a_keyed_chat_are_payloads_of_their_kind() -> None:
+    items = {"videos": ["a.mp4"], "speech_audios": [{"array": [0.0, 0.5], "sampling_rate": 8}, {"path": "a.wav"}]}
+    asked = [{"role": "user", "content": "<speech><video><speech>"}]
+    media = [item.payload for _, item in format_named("keyed_chat")(items | {"messages": asked}, _read).media()]
+    assert [type(payload) for payload in media] == [Audio, Video, Audio]
+    assert media[0].mono(8).tolist() == [0.0, 0.5]
 
 
 def test_pictures_of_an_interleaved_page_follow_their_texts() -> None:

@@ -8,7 +8,8 @@ from tiny import COLOURS, picture, tiny_model
 from limner.data.stories import Library, Record
 from limner.document.document import Media, Text
 from limner.evaluate.benchmark import Benchmark, Unit
-from limner.evaluate.benchmarks.drawing import Drawing, gallery, prompt
+from limner.evaluate.benchmarks.drawing import Drawing, prompt
+from limner.evaluate.benchmarks.emoji import gallery
 from limner.evaluate.benchmarks.naming import Naming, question
 from limner.evaluate.benchmarks.stories import Stories, named_pictures
 from limner.evaluate.metrics.retrieval import Judge
@@ -56,8 +57,8 @@ def judge(engine):
 def benchmarks(judge):
     return [
         Naming(styles=library("soft", "hard"), concepts=library("soft")),
-        Drawing(library("flat"), library("old"), [judge]),
-        Stories(library("flat"), judge),
+        Drawing(library("flat"), library("old"), lambda model: [judge]),
+        Stories(library("flat"), lambda model: judge),
     ]
 
 
@@ -76,6 +77,16 @@ def test_each_benchmark_runs_twice_alike_and_is_written(engine, benchmarks, tmp_
     table = markdown(outcomes, facts=environment())
     assert "| withheld style, soft: exact name |" in table
     assert "best constant reply" in table
+
+
+def test_a_broken_model_scores_as_broken(engine, benchmarks):
+    """The tiny model knows nothing: wherever there is a control of luck, it is no better."""
+    for benchmark in benchmarks:
+        outcome = benchmark.run(engine, limit=8, seed=0)
+        asked = [s for s in outcome.scores if s.shuffled is not None and "bound" not in s.name and s.unit is Unit.SHARE]
+        assert asked or benchmark.name == "stories"
+        for score in asked:
+            assert score.value.low <= max(score.shuffled.high, score.baseline or 0.0), score.name
 
 
 def test_naming_counts_what_the_model_says(engine, monkeypatch):
@@ -133,10 +144,10 @@ def test_pictures_of_stories_are_held_against_their_texts(judge):
     """Gallery pictures under their own names fit; under names of other places they do not."""
     from limner.evaluate.benchmarks.stories import Place
 
-    stories = Stories(library("flat"), judge)
+    stories = Stories(library("flat"), lambda model: judge)
     records = [stories.library.records[number] for number in (0, 5, 9)]
     places = [Place(n, r.image(), r.name) for n, r in enumerate(records)]
-    scores, found = stories._fits([*places, Place(3, places[0].picture, "")])
+    scores, found = stories._fits([*places, Place(3, places[0].picture, "")], judge=judge)
     named, fits, bound = scores
     assert named.value.mean == 0.75
     assert found[-1] == float("inf")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import pytest
 import torch
 
@@ -128,6 +129,15 @@ def test_kernel_distance_worked_by_hand() -> None:
     # k(x, y) = (xy + 1)^3: within 1 and 8, between (1 + 8 + 1 + 8) / 4.
     found = kernel_distance(one, other, num_subsets=3)
     assert found.mean == pytest.approx(1.0 + 8.0 - 2.0 * 4.5)
+
+
+def test_distances_are_those_of_torch_fidelity() -> None:
+    """What torch-fidelity 0.4.0 gives for the same features: fid_statistics_to_metric, kid_features_to_metric."""
+    one = torch.from_numpy(numpy.random.RandomState(0).randn(64, 8))
+    other = torch.from_numpy(numpy.random.RandomState(1).randn(80, 8) * 1.5 + 0.3)
+    assert frechet_distance(one, other) == pytest.approx(4.0420465147995195, abs=1e-6)
+    found = kernel_distance(one, other, num_subsets=20, subset_size=32)
+    assert found.mean == pytest.approx(1.5304808612071787, abs=1e-6)
 
 
 def test_one_item_has_no_spread() -> None:

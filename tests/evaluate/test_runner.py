@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import numpy
+import public_formats
 import pytest
-from evaluate import public_formats
 from tiny import tiny_model
 
+from limner.evaluate.benchmarks.scenes import SceneDrawing, ScenePages
 from limner.evaluate.comparison import compare, sign_flip
 from limner.evaluate.runner import evaluate
 from limner.evaluate.tasks import open_task
@@ -19,6 +20,8 @@ from limner.generate.engine import Engine
 
 NUM_KILLS = 20
 TASKS = ("easy_vqa", "pope", "coco_captions")
+DRAWN = (SceneDrawing(num_inference_steps=2), ScenePages(num_inference_steps=2))
+"""Benchmarks whose answers are pictures."""
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +39,12 @@ def engine() -> Engine:
 
 def run(folder: Path, output: Path, engine: Engine, *, seed: int = 0) -> dict:
     evaluate(
-        [open_task(name, folder=folder) for name in TASKS],
+        [*(open_task(name, folder=folder) for name in TASKS), *DRAWN],
         engine=engine,
         model_name="tiny",
         model_key="0",
         output=output,
+        limit=6,
         seed=seed,
     )
     return json.loads((output / "results.json").read_text())
@@ -61,7 +65,9 @@ def test_killed_at_random_moments_the_report_is_the_same(folder: Path, tmp_path:
         killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert killed > NUM_KILLS // 4
     resumed = run(folder, tmp_path / "killed", engine)
-    assert resumed["benchmarks"] == whole["benchmarks"]
+    assert resumed == whole
+    for name in ("report.html", "results.md", "scene-drawing.png"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_the_report_has_all_its_files(folder: Path, tmp_path: Path, engine: Engine) -> None:

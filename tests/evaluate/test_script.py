@@ -24,7 +24,7 @@ def test_the_script_prints_a_table_and_writes_every_reply(script, tmp_path, caps
     save_checkpoint(tiny_model(), tmp_path / "model", description=to_json(model_call()))
     output = tmp_path / "out"
     model = str(tmp_path / "model")
-    script.main(["--model", model, "--only", "naming", "--limit", "3", "--output", str(output)])
+    script.main(["--model", model, "--tasks", "naming", "--limit", "3", "--output", str(output)])
     printed = capsys.readouterr().out
     assert "| withheld style: exact name | 3 |" in printed
     assert str(tmp_path) not in printed
@@ -32,3 +32,18 @@ def test_the_script_prints_a_table_and_writes_every_reply(script, tmp_path, caps
     assert len(data["benchmarks"][0]["items"]) == 6
     assert str(tmp_path) not in json.dumps(data["facts"])
     assert (output / "naming.png").is_file()
+
+
+def test_shuffled_projectors_read_and_draw_other_things_and_are_kept_apart(script, tmp_path, capsys):
+    save_checkpoint(tiny_model(), tmp_path / "model", description=to_json(model_call()))
+    whole, broken = tiny_model(), tiny_model()
+    script.break_projectors(broken)
+    changed = {name for name, value in broken.state_dict().items() if not value.equal(whole.state_dict()[name])}
+    assert {name.split(".")[2] for name in changed} == {"input_projector", "output_projector"}
+    options = ["--model", str(tmp_path / "model"), "--tasks", "scenes", "--limit", "2"]
+    script.main([*options, "--broken", "--output", str(tmp_path / "out")])
+    assert "tiny (projectors shuffled)" in capsys.readouterr().out.replace("model (", "tiny (")
+    lines = (tmp_path / "out" / "answers" / "scene-drawing" / "answers.0.jsonl").read_text().splitlines()
+    script.main([*options, "--output", str(tmp_path / "out")])
+    assert len((tmp_path / "out" / "answers" / "scene-drawing" / "answers.0.jsonl").read_text().splitlines()) == 4
+    assert len(lines) == 2

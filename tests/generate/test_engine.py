@@ -245,7 +245,7 @@ def test_the_unconditional_branch_is_the_null_prompt_of_training(model) -> None:
     batch = Collator(model)([[model.render(null_prompt(Media(picture("green"))))]])
     with torch.no_grad():
         trained = model.out_hidden(batch.spans["image", Direction.OUT], model.hidden_states(batch))[0]
-        torch.testing.assert_close(Engine(model).unconditional("image"), trained)
+        torch.testing.assert_close(Engine(model).drawing.unwanted("image", None), trained)
 
 
 def test_streamed_text_never_splits_a_character() -> None:

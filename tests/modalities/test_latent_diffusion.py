@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from limner.document.document import Media
 from limner.document.media import Image
-from limner.modalities.decoders.latent_diffusion import LatentDiffusion
+from limner.modalities.decoders.latent_diffusion import DenoisingLoss, LatentDiffusion
 from limner.modalities.decoders.variational import VariationalAutoencoder
 from limner.modalities.guidance import ClassifierFreeGuidance, NoGuidance, guidance_for
 from limner.modalities.noise import keyed_generator
@@ -49,7 +49,8 @@ def recorded_decoder(*, scheduler: dict | None = None, **settings) -> LatentDiff
     unet.load_state_dict(part_of(weights, "unet"))
     vae.load_state_dict(part_of(weights, "vae"))
     config = read_json("sd-tiny/scheduler/scheduler_config.json") | (scheduler or {})
-    return LatentDiffusion(VariationalAutoencoder(vae, size=64), unet, config, **settings).eval()
+    loss = DenoisingLoss(**settings)
+    return LatentDiffusion(VariationalAutoencoder(vae, size=64), unet, config, denoising=loss).eval()
 
 
 def projected(condition: torch.Tensor) -> torch.Tensor:

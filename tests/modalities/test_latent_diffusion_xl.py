@@ -8,6 +8,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from limner.document.document import Media
 from limner.document.media import Image
+from limner.modalities.decoders.latent_diffusion import DenoisingLoss
 from limner.modalities.decoders.latent_diffusion_xl import LatentDiffusionXL, PooledCondition
 from limner.modalities.decoders.variational import VariationalAutoencoder
 from limner.modalities.guidance import ClassifierFreeGuidance
@@ -42,7 +43,9 @@ def tiny_decoder(**settings) -> LatentDiffusionXL:
         scaling_factor=0.13,
     )
     autoencoder = VariationalAutoencoder(vae, size=16, keep_float32=True)
-    return LatentDiffusionXL(autoencoder, unet, SCHEDULER, pooled_width=POOLED, **settings).eval()
+    return LatentDiffusionXL(
+        autoencoder, unet, SCHEDULER, pooled_width=POOLED, denoising=DenoisingLoss(**settings)
+    ).eval()
 
 
 def condition_of(items: int) -> torch.Tensor:

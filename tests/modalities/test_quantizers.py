@@ -18,7 +18,6 @@ from limner.modalities.noise import keyed_generator
 from limner.modalities.quantizers.codebook import Codebook, perplexity
 from limner.modalities.quantizers.dynamic import DynamicTokenizer
 from limner.modalities.quantizers.merger import TokenMerger
-from limner.modalities.quantizers.reconstruction import TokenizerReconstruction
 from limner.modalities.quantizers.selector import TokenSelector, gumbel_noise, keep_mask
 from limner.train.parallel import World
 
@@ -263,70 +262,6 @@ def test_more_codes_than_patches_are_refused() -> None:
     decoder = FeatureDecoder(code_width=4, width=8, num_patches=4, num_layers=1, num_heads=2, hidden=8, width_out=8)
     with pytest.raises(ValueError, match="5 codes for one picture"):
         decoder(torch.randn(5, 4), torch.tensor([5]))
-
-
-@pytest.fixture
-def reconstruction() -> TokenizerReconstruction:
-    torch.manual_seed(0)
-    encoder = EvaEncoder(image_size=24, patch_size=8, width=16, num_layers=1, num_heads=2, hidden=32)
-    tokenizer = DynamicTokenizer(
-        encoder, merger=TokenMerger(16, num_layers=1, num_heads=2, hidden=32), codebook=Codebook(16, width=4)
-    )
-    decoder = FeatureDecoder(code_width=4, width=16, num_patches=9, num_layers=1, num_heads=2, hidden=32, width_out=16)
-    return TokenizerReconstruction(tokenizer, decoder)
-
-
-def _keys(count: int) -> list[torch.Generator]:
-    return [keyed_generator("reconstruction", number) for number in range(count)]
-
-
-@pytest.mark.parametrize("quantized", [False, True])
-def test_all_that_is_trained_learns_from_the_reconstruction(
-    reconstruction: TokenizerReconstruction, quantized: bool
-) -> None:
-    features = torch.randn(4, 9, 16, generator=keyed_generator("features"))
-    found = reconstruction(features, generators=_keys(4), quantized=quantized)
-    torch.stack([term.mean for term in found.terms.values()]).sum().backward()
-    without = {name for name, p in reconstruction.named_parameters() if p.requires_grad and p.grad is None}
-    assert without == set()
-    assert set(found.terms) == {"reconstruction", "rate"} | ({"commitment"} if quantized else set())
-    assert found.terms["reconstruction"].count == 4.0
-
-
-def test_a_pictures_reconstruction_does_not_depend_on_its_batch(reconstruction: TokenizerReconstruction) -> None:
-    features = torch.randn(4, 9, 16, generator=keyed_generator("features"))
-    together = reconstruction(features, generators=_keys(4), quantized=False).terms["reconstruction"]
-    alone = [
-        reconstruction(features[i : i + 1], generators=_keys(4)[i : i + 1], quantized=False).terms["reconstruction"]
-        for i in range(4)
-    ]
-    torch.testing.assert_close(together.per_item, torch.cat([one.per_item for one in alone]), atol=1e-5, rtol=1e-5)
-
-
-def test_the_rate_is_worked_by_hand(reconstruction: TokenizerReconstruction) -> None:
-    features = torch.randn(4, 9, 16, generator=keyed_generator("features"))
-    found = reconstruction(features, generators=_keys(4), quantized=False)
-    expected = 2.0 * (1 / 3 - found.keep.mean().item()) ** 2
-    assert found.terms["rate"].mean.item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_few_steps_bring_features_back(reconstruction: TokenizerReconstruction) -> None:
-    pictures = torch.randn(8, 3, 24, 24, generator=keyed_generator("pictures"))
-    features = reconstruction.tokenizer.features(pictures)
-    trained = [parameter for parameter in reconstruction.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=3e-3)
-    losses = []
-    for step in range(100):
-        generators = [keyed_generator(step, number) for number in range(8)]
-        found = reconstruction(features, generators=generators, quantized=False)
-        optimizer.zero_grad()
-        torch.stack([term.mean for term in found.terms.values()]).sum().backward()
-        optimizer.step()
-        losses.append(found.terms["reconstruction"].mean.item())
-    assert losses[-1] < 0.6 * losses[0]
-    made, lengths, codes = reconstruction.reconstruct(features)
-    assert made.shape == features.shape
-    assert int(lengths.sum()) == len(codes)
 
 
 def _codebook_of_a_rank(world: World) -> torch.Tensor:

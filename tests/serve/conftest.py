@@ -8,9 +8,10 @@ from served import serving
 from tiny import tiny_model
 
 from limner.generate.engine import Engine
-from limner.serve.app import Settings, create_app
+from limner.serve.app import create_app
 from limner.serve.openai import Limits
 from limner.serve.runtime import Runtime
+from limner.serve.service import Settings
 
 
 @pytest.fixture(scope="session")

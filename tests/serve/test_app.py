@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import re
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import openai
 import PIL.Image
 import pytest
 from openai import OpenAI
+from served import posted
 from tiny import picture
 
 from limner.document.document import Document, Media
@@ -143,7 +145,8 @@ def test_models_health_and_metrics(client: OpenAI, address: str) -> None:
         ({"temperature": -1}, "temperature"),
         ({"pictures": "maybe"}, "pictures"),
         ({"wisdom": 3}, "wisdom"),
-        ({"stop": ["x"]}, "stop"),
+        ({"stop": ["x"] * 5}, "stop"),
+        ({"stop": ""}, "stop"),
         ({"n": 2}, "n"),
         ({"image": {"guidance_scale": 0.5}}, "image.guidance_scale"),
     ],
@@ -155,10 +158,87 @@ def test_what_cannot_be_done_is_refused_by_name(client: OpenAI, extra: dict, mes
     assert refused.value.body["type"] == "invalid_request_error"
 
 
-def big_picture() -> str:
+def big_png() -> bytes:
     stream = io.BytesIO()
     PIL.Image.new("L", (3000, 3000)).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+    return stream.getvalue()
+
+
+def big_picture() -> str:
+    return "data:image/png;base64," + base64.b64encode(big_png()).decode()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"temperature": -1}, "`temperature` is `-1`; expected at least 0"),
+        ({"pictures": "maybe"}, "`pictures` is `maybe`; expected 'auto', 'none' or 'now'"),
+        ({"sede": 3}, "no field `sede` (hint: did you mean `seed`?)"),
+        ({"messages": []}, "`messages` is a list; expected at least 1 of them"),
+        ({"messages": [{"role": "user", "content": [{"type": "film"}]}]}, "`messages[0].content[0]` is an object"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "`messages[0].content[0].text` is missing"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "`messages[0].content` is"),
+    ],
+)
+def test_errors_are_one_line_with_the_field_and_a_hint(address: str, extra: dict, message: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}]} | extra
+    status, told = posted(f"{address}/v1/chat/completions", body, key="secret")
+    assert status == 400
+    assert told["error"]["message"].startswith(message)
+    assert "(hint: " in told["error"]["message"]
+    assert "\n" not in told["error"]["message"]
+
+
+def test_a_stop_string_ends_the_answer_before_it(client: OpenAI) -> None:
+    whole = chat(client, pictures="none", tokens=24).choices[0].message.content
+    stop = whole[4:6]
+    for given in (stop, ["never said", stop]):
+        cut = chat(client, pictures="none", tokens=24, stop=given).choices[0]
+        assert cut.message.content == whole[: whole.index(stop)]
+        assert cut.finish_reason == "stop"
+
+
+def png(colour: str, *, size: tuple[int, int] = (32, 32)) -> bytes:
+    return picture(colour, size=size).data
+
+
+def drawn(answer: Any) -> list[bytes]:
+    return [PIL.Image.open(io.BytesIO(base64.b64decode(one.b64_json))).convert("RGB").tobytes() for one in answer.data]
+
+
+def test_an_edit_draws_what_is_asked_for_with_pictures_shown(client: OpenAI, engine: Engine) -> None:
+    quick = {"seed": 7, "num_inference_steps": 2, "guidance_scale": 2.0}
+    made = drawn(client.images.edit(image=png("red"), prompt="What?", model="tiny", n=2, extra_body=quick))
+    expected = said_by(engine, [picture("red"), "What?"], pictures=Pictures.NOW).messages[-1].parts[0]
+    assert made[0] == expected.content.pil().tobytes()
+    assert made[0] != made[1]
+    other = drawn(client.images.edit(image=png("blue"), prompt="What?", model="tiny", extra_body=quick))
+    both = drawn(client.images.edit(image=[png("red"), png("blue")], prompt="What?", model="tiny", extra_body=quick))
+    assert len({made[0], other[0], both[0]}) == 3
+
+
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # by OpenAI, not by others who speak its form
+def test_a_variation_is_drawn_after_its_picture(client: OpenAI) -> None:
+    quick = {"seed": 7, "num_inference_steps": 2}
+    red, blue = (drawn(client.images.create_variation(image=png(one), extra_body=quick)) for one in ("red", "blue"))
+    assert red != blue
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "message"),
+    [
+        ({"image": b"no picture"}, "image", "is not a picture"),
+        ({"image": big_png(), "size": "32x32"}, "image", "3000x3000"),
+        ({"image": [png("red"), b"no"]}, "image[1]", "is not a picture"),
+        ({"image": png("red"), "mask": png("red")}, "mask", "no field `mask`"),
+        ({"image": png("red"), "size": "9984x9984"}, "size", "most are"),
+        ({"image": png("red"), "n": 11}, "n", "at most 10"),
+    ],
+)
+def test_bad_edits_are_refused_by_name(client: OpenAI, given: dict, param: str, message: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=re.escape(message)) as refused:
+        client.images.edit(prompt="x", model="tiny", **given)
+    assert refused.value.body["param"] == param
 
 
 @pytest.mark.parametrize(

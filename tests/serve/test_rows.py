@@ -19,11 +19,12 @@ from limner.document.media import Image
 from limner.evaluate.golden.multi_token_files import Files
 from limner.generate.engine import Engine
 from limner.generate.request import Pictures, Request
-from limner.serve.app import Settings, create_app
+from limner.serve.app import create_app
 from limner.serve.fetch import Fetched, Fetching
 from limner.serve.openai import Limits
 from limner.serve.rows import Rows, RowSettings, placeholders_of
 from limner.serve.runtime import Runtime
+from limner.serve.service import Settings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multi_token"
 CASES = json.loads((GOLDEN / "serve" / "cases.json").read_text())["cases"]
@@ -102,8 +103,8 @@ def test_keys_of_others_are_left_alone_and_lists_may_be_missing(toys: str) -> No
     ("change", "message"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "judge", "content": "<toy>"}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content"),
+        ({"messages": [{"role": "judge", "content": "<toy>"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "assistant", "content": "Yes."}]}, "not the user's"),
         ({"toys": "one"}, "list of items"),
         ({"toys": []}, "without an item"),

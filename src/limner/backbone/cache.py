@@ -52,6 +52,44 @@ class RowCache:
         for row, length in zip(into, lengths, strict=True):
             self.lengths[row] = length
 
+    def truncate(self, row: int, length: int) -> None:
+        """Leave a row its first `length` tokens."""
+        assert length <= self.lengths[row], "nothing is there behind the end"
+        self.lengths[row] = length
+
+    def views(self, row: int, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values [heads, length, width] of a row's first tokens, layer by layer; not copied."""
+        return [(keys[row, :, :length], values[row, :, :length]) for keys, values in self.layers]
+
+    def load(self, row: int, layers: list[tuple[Tensor, Tensor]], *, length: int) -> None:
+        """Begin a row with the first `length` tokens of what `views` gave, of this cache or of another."""
+        for index, layer in enumerate(layers):
+            stores = self.reserve(index, layer[0][None], layer[1][None], num_keys=length)
+            for store, kept in zip(stores, layer, strict=True):
+                store[row, :, :length] = kept[:, :length]
+        self.lengths[row] = length
+
+    def reserve(self, layer: int, keys: Tensor, values: Tensor, *, num_keys: int) -> tuple[Tensor, Tensor]:
+        """The storage of a layer, grown to `num_keys` tokens; `keys` and `values` [rows, heads, tokens, width] say of
+        what kind."""
+        if layer == len(self.layers):
+            self.layers.append((self._grown(None, keys, num_keys), self._grown(None, values, num_keys)))
+        elif self.layers[layer][0].shape[2] < num_keys:
+            before = self.layers[layer]
+            self.layers[layer] = (self._grown(before[0], keys, num_keys), self._grown(before[1], values, num_keys))
+        return self.layers[layer]
+
+    def _grown(self, store: Tensor | None, new: Tensor, num_keys: int) -> Tensor:
+        """Storage for `num_keys` tokens, and for as many again where some were there before."""
+        before = 0 if store is None else store.shape[2]
+        allocated = max(num_keys, 2 * before)
+        allocated = min(-(-allocated // TOKEN_STEP) * TOKEN_STEP, self.capacity)
+        # Zeros: what is masked is multiplied by 0, which not every garbage survives.
+        grown = new.new_zeros((self.num_rows, new.shape[1], allocated, new.shape[3]))
+        if store is not None:
+            grown[:, :, :before] = store
+        return grown
+
     def step(self, rows: list[int], *, counts: list[int]) -> "CacheStep":
         """A view for one forward in which row `rows[i]` takes `counts[i]` new tokens (right-padded to the largest).
 
@@ -81,7 +119,7 @@ class CacheStep(Cache):
         starts = [cache.lengths[row] for row in rows]
         adjacent = rows == list(range(rows[0], rows[0] + len(rows)))
         self._slice = slice(rows[0], rows[0] + len(rows)) if adjacent else None
-        self._aligned = len(set(starts)) == 1 and len(set(counts)) == 1
+        self.is_aligned = len(set(starts)) == 1 and len(set(counts)) == 1
         self._indices = torch.tensor(rows, device=cache.device)
 
     @property
@@ -97,28 +135,11 @@ class CacheStep(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values [rows, heads, new, width]; return all of these rows up to `num_keys`."""
-        layers = self.cache.layers
-        if layer_idx == len(layers):
-            layers.append((self._grown(None, key_states), self._grown(None, value_states)))
-        elif layers[layer_idx][0].shape[2] < self.num_keys:
-            keys, values = layers[layer_idx]
-            layers[layer_idx] = (self._grown(keys, key_states), self._grown(values, value_states))
-        keys, values = layers[layer_idx]
+        keys, values = self.cache.reserve(layer_idx, key_states, value_states, num_keys=self.num_keys)
         return self._written(keys, key_states), self._written(values, value_states)
 
-    def _grown(self, store: Tensor | None, new: Tensor) -> Tensor:
-        """Storage for `num_keys` tokens, and for as many again where some were there before."""
-        before = 0 if store is None else store.shape[2]
-        allocated = max(self.num_keys, 2 * before)
-        allocated = min(-(-allocated // TOKEN_STEP) * TOKEN_STEP, self.cache.capacity)
-        # Zeros: what is masked is multiplied by 0, which not every garbage survives.
-        grown = new.new_zeros((self.cache.num_rows, new.shape[1], allocated, new.shape[3]))
-        if store is not None:
-            grown[:, :, :before] = store
-        return grown
-
     def _written(self, store: Tensor, new: Tensor) -> Tensor:
-        if self._aligned and self._slice is not None:
+        if self.is_aligned and self._slice is not None:
             start = self.cache.lengths[self.rows[0]]
             store[self._slice, :, start : start + self.num_new] = new
         elif self.num_new == 1:

@@ -142,17 +142,41 @@ class Backbone(nn.Module):
     @property
     def output_parameters(self) -> list[nn.Parameter]:
         """Trainable parameters that `logits` reads."""
-        added = self.added_input if self.added_output is None else self.added_output
-        found = [*self.language_model.get_output_embeddings().parameters(), added]
+        found = [*self.language_model.get_output_embeddings().parameters(), self._added_output]
         return [parameter for parameter in found if parameter.requires_grad]
 
     def logits(self, hidden: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows vocab"]:
         """Scores over the old and the added vocabulary, in float32."""
         scores = self.language_model.get_output_embeddings()(hidden).float()
-        added = self.added_input if self.added_output is None else self.added_output
+        added = self._added_output
         # Trained without rows (a recipe may name them all), they still have a gradient: the one of nothing.
         if len(added) or added.requires_grad:
             scores = torch.cat([scores, F.linear(hidden.float(), added.float())], dim=-1)
+        return self._scaled(scores)
+
+    def logits_within(self, hidden: Float[Tensor, "rows d_model"], ids: range) -> Float[Tensor, "rows vocab"]:
+        """The same, of consecutive ids alone; all others are minus infinity. Where nothing else may be said (codes),
+        the rest of the output matrix need not be read."""
+        head = self.language_model.get_output_embeddings()
+        if type(head) is not nn.Linear and ids.start < self.base_size:  # adapters and quantised weights have no slices
+            scores = self.logits(hidden)[:, ids.start : ids.stop]
+        else:
+            old = slice(min(ids.start, self.base_size), min(ids.stop, self.base_size))
+            new = slice(max(ids.start - self.base_size, 0), max(ids.stop - self.base_size, 0))
+            parts = [F.linear(hidden.float(), self._added_output[new].float())]
+            if old.start < old.stop:
+                bias = None if head.bias is None else head.bias[old]
+                parts.insert(0, F.linear(hidden, head.weight[old], bias).float())
+            scores = self._scaled(torch.cat(parts, dim=-1))
+        found = scores.new_full((len(hidden), self.base_size + len(self._added_output)), float("-inf"))
+        found[:, ids.start : ids.stop] = scores
+        return found
+
+    @property
+    def _added_output(self) -> nn.Parameter:
+        return self.added_input if self.added_output is None else self.added_output
+
+    def _scaled(self, scores: Tensor) -> Tensor:
         if self.logit_factor != 1.0:
             scores = scores * self.logit_factor
         if self.logit_cap is not None:

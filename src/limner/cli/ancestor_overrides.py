@@ -1,7 +1,9 @@
-"""DreamLLM's names of settings, as its users write them on the command line: training.learning_rate=2e-5.
+"""The originals' names of settings, as their users write them on the command line: training.learning_rate=2e-5, or
+--learning_rate 2e-5 (train_flags.py).
 
-They stand for keys of a recipe; those of a stage are understood where the recipe has one stage. Names that the original
-has and this table has not have no counterpart, or one that means something else (docs/dreamllm.md).
+They stand for keys of a recipe; those of a stage are understood where the recipe has one stage. Names that an original
+has and this table has not have no counterpart, or one that means something else (docs/dreamllm.md,
+docs/multi_token.md).
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,8 @@ _OF_STAGE = {
     "training.save_steps": "save_every",
     "training.save_total_limit": "keep_last",
     "training.per_device_train_batch_size": "batching.num_rows",
+    "training.model_max_length": "batching.row_length",
+    "training.bf16": "precision",
     "model.loss_weight_lm": "loss_weights.text",
     "model.loss_weight_vm": "loss_weights.image",
     "pretrained_model_name_or_path": "start_from",
@@ -25,7 +29,10 @@ _OF_PLAN = {
     "training.output_dir": "output",
     "training.seed": "seed",
     "model.model_name_or_path": "model.language_model",
+    "model.lora_r": "model.lora.rank",
+    "model.lora_alpha": "model.lora.alpha",
 }
+_PRECISIONS = {"true": "bfloat16", "false": "float32"}
 
 
 def translated(overrides: Sequence[str], *, plan: Call) -> list[str]:
@@ -40,6 +47,8 @@ def _translated(text: str, *, plan: Call) -> str:
     if key in _OF_PLAN:
         return f"{_OF_PLAN[key]}={value}"
     own, stages = _OF_STAGE[key], getattr(plan, "stages", ())
+    if own == "precision":
+        value = _PRECISIONS.get(value.lower(), value)
     if len(stages) != 1:
         names = ", ".join(f"{number} {stage.name}" for number, stage in enumerate(stages))
         raise ValueError(

@@ -13,18 +13,23 @@ from limner.cli import options
 from limner.cli.files import require_directory, require_page_path, require_text, write_document
 from limner.cli.loading import open_engine
 from limner.cli.progress import streaming
-from limner.cli.settings import Settings, Turn, size_of
+from limner.cli.settings import EXAMPLE, Settings, Turn, listed, size_of
 from limner.document.document import Document, Media, Message, Text
 from limner.document.media import Image
 
 if TYPE_CHECKING:
     from limner.generate.engine import Engine
 
-HELP = (
-    "a line may end in settings of its own: {cfg: 7.5, steps: 50, seed: 3, image: PATH, negative: words, ...}; "
-    "/image PATH shows a picture with the next message, /set {...} changes settings for good, /model NAME takes "
-    "another model, /new begins anew, /save PAGE.html keeps the conversation, /quit ends it"
-)
+COMMANDS = {
+    "/help": "this",
+    "/image PATH": "show a picture with the next message",
+    "/set": "the settings as they stand",
+    "/set {cfg: 7.5, steps: 50}": "change some for good",
+    "/model NAME": "take another model",
+    "/new": "begin anew",
+    "/save PAGE.html": "keep the conversation",
+    "/quit": "end it",
+}
 
 
 def command(
@@ -66,7 +71,7 @@ def command(
     conversation = Conversation(
         model, open_model=lambda name: open_engine(name, device=device), settings=settings, folder=output
     )
-    print(HELP, file=sys.stderr)
+    print("/help lists commands and settings, /quit ends the conversation", file=sys.stderr)
     conversation.run()
 
 
@@ -100,6 +105,8 @@ class Conversation:
         match verb:
             case "":
                 return
+            case "/help":
+                print(_help(self.settings), file=sys.stderr)
             case "/image":
                 self.waiting.append(_read_image(Path(argument).expanduser()))
                 print(f"{self.waiting[-1].name} goes with your next message", file=sys.stderr)
@@ -113,12 +120,17 @@ class Conversation:
             case "/save":
                 self._save(require_page_path(Path(argument).expanduser()))
             case _ if verb.startswith("/"):
-                raise ValueError(f"no command `{verb}`\nhint: {HELP}")
+                known = ", ".join(dict.fromkeys(command.split()[0] for command in COMMANDS))
+                raise ValueError(f"no command `{verb}`\nhint: there is {known}")
             case _:
-                self._reply(Turn.of(line))
+                self._reply(Turn.of(line, settings=self.settings))
 
     def _set(self, argument: str) -> None:
-        turn = Turn.of(argument if argument.startswith("{") else f"{{{argument}}}")
+        if not argument:
+            print(listed(self.settings), file=sys.stderr)
+            return
+        block = argument if argument.startswith("{") else f"{{{argument}}}"
+        turn = Turn.of(block, settings=self.settings)
         if turn.text or not turn.changes:
             raise ValueError(f"no settings in `{argument}`\nhint: try /set {{cfg: 7.5, steps: 50}}")
         self.settings = turn.applied(self.settings)
@@ -155,6 +167,18 @@ class Conversation:
             number += 1
         path.write_bytes(image.png_bytes())
         return path
+
+
+def _help(settings: Settings) -> str:
+    """Commands, and what a line may end in."""
+    commands = "\n".join(f"  {command:<28} {what}" for command, what in COMMANDS.items())
+    return (
+        f"{commands}\n"
+        "A line may end in settings, which hold for it alone, and in a picture that is shown with it:\n"
+        f"  {EXAMPLE}\n"
+        "  What is this? {image: dog.png, pictures: none}\n"
+        f"{listed(settings)}"
+    )
 
 
 def _read_image(path: Path) -> Image:

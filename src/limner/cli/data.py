@@ -11,35 +11,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from limner.cli import data_build
 from limner.cli.data_cache import cache
 from limner.cli.data_encode import encode
 from limner.cli.data_preview import preview
-from limner.cli.files import require_directory
 
-app = typer.Typer(no_args_is_help=True, help="Data sets: list them, look into them, build, index and encode them.")
+app = typer.Typer(
+    no_args_is_help=True, help="Data sets: list them, look into them, build, merge, index and encode them."
+)
 app.command("cache")(cache)
 app.command("encode")(encode)
 app.command("preview")(preview)
-build_app = typer.Typer(no_args_is_help=True, help="Build a data set as webdataset shards.")
-app.add_typer(build_app, name="build")
-
-
-@build_app.command("emoji")
-def build_emoji(
-    output: Annotated[Path, typer.Option(help="Directory for the shards and manifest.json.")],
-    source: Annotated[
-        Path | None,
-        typer.Option(help="Directory with the npm tarballs; without it, npm fetches them."),
-    ] = None,
-    size: Annotated[int, typer.Option(min=8, max=1024, help="Pixels of a picture's side.")] = 128,
-) -> None:
-    """Captioned drawings of one concept in several styles, with held-out concepts and styles."""
-    from limner.data.builders import emoji
-
-    require_directory(output)
-    manifest = emoji.build(output, source=source, size=size)
-    for split, count in manifest["samples"].items():
-        print(f"{split}\t{count}")
+app.command("merge")(data_build.merge)
+app.add_typer(data_build.app, name="build")
 
 
 @app.command("list")

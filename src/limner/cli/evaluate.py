@@ -27,13 +27,15 @@ def command(
 
     Started by torchrun, the ranks share the questions; rank 0 writes the report.
     """
-    from limner.evaluate.tasks import TASKS, open_task, where_from
+    from limner.evaluate.tasks import GROUPS, TASKS, expanded, open_task, where_from
 
     if tasks == "list":
         for name in TASKS:
             print(f"{name}\t{where_from(name).splitlines()[0]}")
+        for name, members in GROUPS.items():
+            print(f"{name}\t{', '.join(members)}")
         return
-    names = [name for name in tasks.split(",") if name]
+    names = expanded([name for name in tasks.split(",") if name])
     opened = [open_task(name, folder=data, preset=preset, split=split) for name in names]
     engine = open_engine(model, device=device)
 

@@ -1,4 +1,4 @@
-"""`limner generate`: one prompt, one reply, as a page or as JSON."""
+"""`limner generate`: one prompt, one reply, as a page or as JSON; or the rows of a file, for scripts."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ import typer
 
 from limner.cli import options
 from limner.cli.files import require_page_path, require_text, write_document
+from limner.cli.generate_rows import Bad, answer_rows, answered, read_rows, require_rows_path
 from limner.cli.loading import open_engine
 from limner.cli.progress import streaming
 from limner.cli.settings import Settings, size_of
@@ -19,7 +20,7 @@ from limner.document.media import Image
 
 def command(
     model: options.Model,
-    prompt: Annotated[str, typer.Option(help="What to describe, draw or tell.")],
+    prompt: Annotated[str | None, typer.Option(help="What to describe, draw or tell.")] = None,
     image: Annotated[
         list[Path] | None,
         typer.Option(help="A picture to show before the prompt; may be repeated."),
@@ -39,16 +40,19 @@ def command(
     max_new_tokens: options.MaxNewTokens = 256,
     beams: options.Beams = 1,
     device: options.DeviceOption = options.Device.AUTO,
-    output: Annotated[str, typer.Option(help="page.html, document.json, or - for JSON on stdout.")] = "limner.html",
+    rows: Annotated[
+        Path | None,
+        typer.Option("--input", help='Many prompts instead, a line of JSON each: {"prompt": ..., "images": [...]}'),
+    ] = None,
+    together: Annotated[int, typer.Option(min=1, help="Rows of --input that are answered at once.")] = 8,
+    output: Annotated[
+        str, typer.Option(help="page.html, document.json, or - for JSON on stdout; answers.jsonl for --input.")
+    ] = "",
 ) -> None:
-    """Answer one prompt with words and pictures."""
-    require_text(prompt, option="--prompt")
-    images = [Image.from_path(path) for path in image or []]
-    for shown in images:
-        shown.pil()  # a damaged file fails here, before a model is loaded
-    target = None if output == "-" else require_page_path(Path(output))
+    """Answer one prompt with words and pictures, or every row of a file."""
+    if (prompt is None) == (rows is None):
+        raise typer.BadParameter("expected --prompt or --input, one of them")
     size_of(size)
-    engine = open_engine(model, device=device)
     settings = Settings(
         seed=seed,
         pictures=pictures,
@@ -65,6 +69,24 @@ def command(
         max_new_tokens=max_new_tokens,
         beams=beams,
     )
+    if rows is not None:
+        if image:
+            raise ValueError("--image with --input\nhint: rows name their own pictures, under `images`")
+        _answer_file(rows, settings, model=model, device=device, together=together, output=output or "answers.jsonl")
+    else:
+        assert prompt is not None, "one of the two is given"
+        _answer(prompt, image or [], settings, model=model, device=device, output=output or "limner.html")
+
+
+def _answer(
+    prompt: str, image: list[Path], settings: Settings, *, model: str, device: options.Device, output: str
+) -> None:
+    require_text(prompt, option="--prompt")
+    images = [Image.from_path(path) for path in image]
+    for shown in images:
+        shown.pil()  # a damaged file fails here, before a model is loaded
+    target = None if output == "-" else require_page_path(Path(output))
+    engine = open_engine(model, device=device)
     request = settings.request(Document.chat([("user", [*images, prompt])]), model=engine.model)
     started = time.perf_counter()
     document = engine.run([request], on_event=streaming(_to_stderr))[0]
@@ -73,9 +95,29 @@ def command(
     if target is None:
         print(json.dumps(document.to_json(), ensure_ascii=False))
         return
-    footer = f"Made by {Path(model).name} with seed {seed} in {seconds:.1f} s."
+    footer = f"Made by {Path(model).name} with seed {settings.seed} in {seconds:.1f} s."
     write_document(document, target, title=_title(prompt), footer=footer)
     print(target)
+
+
+def _answer_file(
+    path: Path, settings: Settings, *, model: str, device: options.Device, together: int, output: str
+) -> None:
+    target, bad = require_rows_path(Path(output)), Bad()
+    asked = read_rows(path, settings, model=model, bad=bad)
+    done = answered(target, asked)
+    left = [row for row in asked if row.line not in done]
+    if left:
+        engine = open_engine(model, device=device)
+        with target.open("a", encoding="utf-8") as stream:
+            answer_rows(engine, left, num_together=together, output=stream, bad=bad)
+    print(target)
+    if bad.lines:
+        first = ", ".join(str(line) for line in sorted(bad.lines)[:5])
+        raise ValueError(
+            f"{len(bad.lines)} rows of `{path}` have no answer: lines {first}{' ...' if len(bad.lines) > 5 else ''}\n"
+            "hint: mend them and run the same again; what is answered is not asked again"
+        )
 
 
 def _to_stderr(text: str) -> None:

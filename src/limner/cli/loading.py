@@ -50,8 +50,9 @@ def choose_device(device: Device) -> "torch.device":
     return torch.device(device.value)
 
 
-def open_engine(name: str, *, device: Device = Device.AUTO) -> "Engine":
-    """Load a checkpoint by zoo name or directory. Raises ValueError: unknown or damaged, no such device."""
+def open_engine(name: str, *, device: Device = Device.AUTO, weights: str = "exact") -> "Engine":
+    """Load a checkpoint by zoo name or directory. `weights` "int8" writes text with eight-bit matrices on CPU, where
+    the language model is built like Llama. Raises ValueError: unknown or damaged, no such device."""
     path = locate_checkpoint(name)
     place = choose_device(device)
     # The libraries' own bars would stand beside ours.
@@ -59,7 +60,9 @@ def open_engine(name: str, *, device: Device = Device.AUTO) -> "Engine":
     with STDERR.status(f"loading {name}"):
         from transformers.utils import logging as transformers_logging
 
+        from limner.backbone.fused import Fused, can_fuse
         from limner.backbone.lora import can_merge, merge_lora
+        from limner.backbone.products import Weights
         from limner.generate.engine import Engine
         from limner.model.checkpoint import load_checkpoint
 
@@ -70,7 +73,8 @@ def open_engine(name: str, *, device: Device = Device.AUTO) -> "Engine":
         language_model = model.backbone.language_model
         if can_merge(language_model):
             merge_lora(language_model)  # two products less per layer and token; what is used here is not trained
-        return Engine(model.to(place))
+        fuses = place.type == "cpu" and can_fuse(language_model)
+        return Engine(model.to(place), fused=Fused(language_model, weights=Weights(weights)) if fuses else None)
 
 
 def overridden(config: str, overrides: Sequence[str]) -> Call:

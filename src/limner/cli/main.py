@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program with `arguments` (None: the process's own) and leave with its exit code."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("limner").setLevel(logging.INFO)
+    # transformers reads this when it is imported; its bars would stand beside ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     debug_before = os.environ.get("LIMNER_DEBUG")
     try:
         code = _run(sys.argv[1:] if arguments is None else list(arguments))

@@ -76,7 +76,7 @@ def _use(modules: list[str]) -> str:
 
 def _abilities(model: "MultimodalLM") -> str:
     reads = [name for name in model.modalities if model.modality(name).reader]
-    makes = [name for name in model.modalities if model.modality(name).maker]
+    makes = [name for name in model.modalities if model.modality(name).maker or model.modality(name).speller]
     said = [f"reads {', '.join(['text', *reads])}", f"writes {', '.join(['text', *makes])}"]
     return " and ".join(said)
 
@@ -87,7 +87,8 @@ def _modalities(model: "MultimodalLM") -> str:
     for name in model.modalities:
         modality, placeholder = model.modality(name), placeholders.get(name)
         encoder = type(modality.encoder).__name__ if modality.encoder is not None else "no"
-        decoder = type(modality.decoder).__name__ if modality.decoder is not None else "no"
+        made_by = modality.decoder or modality.detokenizer
+        decoder = type(made_by).__name__ if made_by is not None else "no"
         row = "-" if placeholder is None else f"`{placeholder.token}`, key `{placeholder.data_key}`"
         positions = "-" if placeholder is None else str(placeholder.num_positions)
         lines.append(f"| {name} | {encoder} | {decoder} | {row} | {positions} |")

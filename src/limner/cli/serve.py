@@ -1,19 +1,28 @@
 """`limner serve`: the engine behind HTTP."""
 
+import contextlib
 import ipaddress
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from limner.cli import options
-from limner.cli.loading import STDERR, open_engine
+from limner.cli.loading import STDERR, locate_checkpoint, open_engine
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from limner.model.multimodal import MultimodalLM
+    from limner.serve.rows import RowSettings
 
 MOST_TIMES_TRAINED = 16
 """Pixels of a picture that may be asked for, over those that the decoder was trained for."""
+PAGE_GRACE = 60
+"""Seconds that answers have to end when a server with a page is to."""
 
 
 def command(
@@ -40,45 +49,97 @@ def command(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer to /generate.")] = 128,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="A chat page besides, at /ui; with keys, they are its password.")
+    ] = False,
     device: options.DeviceOption = options.Device.AUTO,
 ) -> None:
     """Serve OpenAI's chat and image routes, and rows at /generate. SIGTERM lets what runs finish, then ends."""
-    try:
-        import uvicorn
-
-        from limner.serve.app import Settings, create_app
-        from limner.serve.fetch import Fetching
-        from limner.serve.openai import Limits
-        from limner.serve.rows import Rows, RowSettings, placeholders_of
-        from limner.serve.runtime import Runtime
-    except ModuleNotFoundError as error:
-        raise ValueError(f"serving needs `{error.name}`\nhint: pip install 'limner[serve]'") from error
-
     if fetch_network and not fetch_media:
         raise ValueError(
             "--fetch-network without --fetch-media\nhint: give both; nothing is fetched without the latter"
         )
-    fetching = Fetching(networks=networks(fetch_network or ())) if fetch_media else None
+    allowed = networks(fetch_network or ())
     keys = [*(api_key or ()), *(key for key in os.environ.get("LIMNER_API_KEYS", "").split(",") if key)]
+    with _installed():
+        import uvicorn
+
+        from limner.serve.fetch import Fetching
+        from limner.serve.rows import RowSettings
+
+    fetching = Fetching(networks=allowed) if fetch_media else None
+    answering = RowSettings(max_new_tokens=max_new_tokens, media_root=media_root, fetching=fetching)
+    app = application(
+        model, rows=rows, max_waiting=max_waiting, api_keys=keys, answering=answering, ui=ui, device=device
+    )
+    if host not in ("127.0.0.1", "localhost", "::1") and not keys:
+        STDERR.print("anybody who reaches this port may use the model: --api-key NAME lets in only who knows it")
+    STDERR.print("routes: " + ", ".join(routes_of(app)), soft_wrap=True, highlight=False)
+    # Browsers keep a connection open for as long as they show the page.
+    grace = PAGE_GRACE if ui else None
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="info", access_log=False, timeout_graceful_shutdown=grace
+    )
+    uvicorn.Server(config).run()
+
+
+def application(
+    model: str,
+    *,
+    rows: int = 16,
+    max_waiting: int = 64,
+    api_keys: Sequence[str] = (),
+    answering: "RowSettings | None" = None,
+    ui: bool = False,
+    device: options.Device = options.Device.AUTO,
+) -> "FastAPI":
+    """What is served, to be run by any ASGI server. Raises ValueError for what is not installed and no such model."""
+    with _installed():
+        from limner.serve.app import create_app
+        from limner.serve.openai import Limits
+        from limner.serve.page import PATH, add_page, require_gradio
+        from limner.serve.rows import Rows, RowSettings, placeholders_of
+        from limner.serve.runtime import Runtime
+        from limner.serve.service import Settings
+
+    if ui:
+        require_gradio()  # before a model is loaded
     engine = open_engine(model, device=device)
-    runtime = Runtime(engine, num_rows=rows, max_waiting=max_waiting)
-    # A picture is drawn within one step, for which all others wait.
     makers = [engine.model.modality(name).maker for name in engine.model.modalities]
     areas = [math.prod(maker.decoder.target_size) for maker in makers if maker is not None]
     limits = Limits(max_drawn_pixels=MOST_TIMES_TRAINED * max(areas, default=0))
-    settings = Settings(model.rstrip("/").rpartition("/")[2], api_keys=tuple(keys), limits=limits)
-    if host not in ("127.0.0.1", "localhost", "::1") and not keys:
-        STDERR.print("anybody who reaches this port may use the model: --api-key NAME lets in only who knows it")
-    answering = RowSettings(max_new_tokens=max_new_tokens, media_root=media_root, fetching=fetching)
-    rows_of_data = Rows(placeholders_of(engine.model), settings=answering)
-    config = uvicorn.Config(
-        create_app(runtime, settings=settings, rows=rows_of_data),
-        host=host,
-        port=port,
-        log_level="info",
-        access_log=False,
-    )
-    uvicorn.Server(config).run()
+    settings = Settings(model.rstrip("/").rpartition("/")[2], api_keys=tuple(api_keys), limits=limits)
+    rows_of_data = Rows(placeholders_of(engine.model), settings=answering or RowSettings())
+    runtime = Runtime(engine, num_rows=rows, max_waiting=max_waiting)
+    app = create_app(runtime, settings=settings, rows=rows_of_data, page=PATH if ui else "")
+    if ui:
+        add_page(app, hears=hears(engine.model), examples=examples_of(locate_checkpoint(model)))
+        STDERR.print(f"the page is at {PATH}")
+    return app
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"serving needs `{error.name}`\nhint: pip install 'limner[serve]'") from error
+
+
+def routes_of(app: "FastAPI") -> list[str]:
+    """Method and path of what is served."""
+    routes = [route for route in app.routes if getattr(route, "include_in_schema", False)]
+    return [f"{min(route.methods)} {route.path}" for route in routes]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def hears(model: "MultimodalLM") -> bool:
+    """Whether a model reads sounds."""
+    return "sound" in model.modalities and model.modality("sound").reader is not None
+
+
+def examples_of(checkpoint: Path) -> list[Path]:
+    """Pictures to ask about that came with a model."""
+    return sorted((checkpoint / "demo").glob("*.webp"))[:3]
 
 
 def networks(given: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import typer
 from limner.cli import options
 from limner.cli.files import require_directory
 from limner.cli.loading import choose_device, load_plan, overridden
+from limner.cli.train_flags import with_flags
 from limner.config.show import show
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ ConfigFile = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option(help="Directory of the run, by default that of the recipe; a run that is there is continued."),
+    typer.Option(
+        "--output",
+        "--output_dir",
+        help="Directory of the run, by default that of the recipe; a run that is there is continued.",
+    ),
 ]
 OnlyStages = Annotated[
     list[str] | None,
@@ -48,7 +53,10 @@ Checkpointing = Annotated[
         "--activation-checkpointing", help="Less memory, more time: the backward pass computes the layers again."
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that read data ahead of the steps.")]
+Workers = Annotated[
+    int,
+    typer.Option("--workers", "--dataloader_num_workers", min=0, help="Processes that read data ahead of the steps."),
+]
 Layout = Annotated[
     options.Layout,
     typer.Option(
@@ -63,6 +71,7 @@ ProfileSteps = Annotated[
 Profiler = Annotated[options.Profiler, typer.Option(help="What profiles: torch's operators or Python's calls.")]
 
 
+@with_flags
 def command(
     config: Positional = None,
     overrides: options.Overrides = None,

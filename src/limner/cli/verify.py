@@ -21,12 +21,8 @@ def command(
     ] = None,
 ) -> None:
     """Run the recorded cases of a folder and compare; exit code 1 when one differs by more than it may."""
-    from transformers.utils import logging as transformers_logging
-
     from limner.evaluate.golden.verify import verify
 
-    # Small models are written and read on the way; their bars would stand between the cases.
-    transformers_logging.disable_progress_bar()
     console = Console()
     results: list[CaseResult] = []
     for result in verify(directory, only=only):

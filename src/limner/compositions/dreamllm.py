@@ -4,7 +4,8 @@
                                 LLM(queries) -> projector -> generator -> picture
 
 `dreamllm` takes any parts: any causal language model of transformers, CLIP, SigLIP 2 or DINOv3, generators over
-diffusers. Without a generator it is LLaVA. The published sizes are `dreamllm_7b`, `dreamllm_sdxl_7b` and `llava_7b`.
+diffusers. Without a generator it is LLaVA; with a ControlNet beside it, pictures may follow a control picture. The
+published sizes are `dreamllm_7b`, `dreamllm_sdxl_7b` and `llava_7b`.
 Published checkpoints as they lie on disk are read by `dreamllm_checkpoint`.
 
 On the meta device parts come from `published.ARCHITECTURES`: nothing is downloaded, and a tokenizer over bytes stands
@@ -17,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.controlnets.controlnet import ControlNetModel
 from diffusers.models.transformers.sana_transformer import SanaTransformer2DModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import nn
@@ -29,8 +31,9 @@ from limner.compositions.dreamllm_model import MODALITY, pooled_width, vicuna_te
 from limner.compositions.sentencepiece_text import SentencePieceText
 from limner.document.document import Direction
 from limner.modalities.base import Decoder, Encoder, InputProjector, Modality
+from limner.modalities.decoders.controlnet import ControlledDiffusion
 from limner.modalities.decoders.flow import SanaDecoder
-from limner.modalities.decoders.latent_diffusion import LatentDiffusion
+from limner.modalities.decoders.latent_diffusion import DenoisingLoss, LatentDiffusion
 from limner.modalities.decoders.latent_diffusion_xl import LatentDiffusionXL, PooledCondition
 from limner.modalities.decoders.queries import LearnedQueries
 from limner.modalities.decoders.variational import VariationalAutoencoder
@@ -124,21 +127,38 @@ def stable_diffusion(
     *,
     weights: str = "sd-2.1-base",
     resolution: int = 512,
-    noise_offset: float = 0.0,
-    input_perturbation: float = 0.0,
-    snr_gamma: float | None = None,
+    denoising: DenoisingLoss | None = None,
 ) -> LatentDiffusion:
     """A published latent-diffusion generator (a zoo name or a directory with unet/, vae/ and scheduler/)."""
     parts = _generator(weights)
-    decoder = LatentDiffusion(
+    autoencoder = VariationalAutoencoder(parts.autoencoder, size=resolution)
+    decoder = LatentDiffusion(autoencoder, parts.unet, parts.scheduler, denoising=denoising)
+    decoder.sources = parts.sources
+    return decoder
+
+
+def controlled_diffusion(
+    *,
+    weights: str = "sd-2.1-base",
+    controlnet: str = "sd-2.1-controlnet-canny",
+    control_scale: float = 1.0,
+    resolution: int = 512,
+    denoising: DenoisingLoss | None = None,
+) -> ControlledDiffusion:
+    """`stable_diffusion` whose pictures follow a control picture where a document shows one, else are drawn freely.
+
+    `controlnet` is a zoo name or a directory.
+    """
+    parts, control = _generator(weights), _controlnet(controlnet)
+    decoder = ControlledDiffusion(
         VariationalAutoencoder(parts.autoencoder, size=resolution),
         parts.unet,
         parts.scheduler,
-        noise_offset=noise_offset,
-        input_perturbation=input_perturbation,
-        snr_gamma=snr_gamma,
+        controlnet=control.network,
+        control_scale=control_scale,
+        denoising=denoising,
     )
-    decoder.sources = parts.sources
+    decoder.sources = parts.sources | control.sources
     return decoder
 
 
@@ -242,6 +262,22 @@ def _generator(name: str) -> _Generator:
     unet = UNet2DConditionModel.from_pretrained(path / "unet", local_files_only=True)
     scheduler = json.loads((path / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
     return _Generator(network, unet, scheduler, sources | {"unet": _source(name, path / "unet")})
+
+
+class _Control(NamedTuple):
+    """A published ControlNet, and where."""
+
+    network: ControlNetModel
+    sources: dict[str, str]
+
+
+def _controlnet(name: str) -> _Control:
+    if _on_meta(name):
+        network: Any = ControlNetModel.from_config(published.ARCHITECTURES[name]["config.json"])
+        return _Control(network, {})
+    path = zoo.locate(name)
+    network = ControlNetModel.from_pretrained(path, local_files_only=True)
+    return _Control(network, {"controlnet": _source(name, path)})
 
 
 def _autoencoder(name: str) -> tuple[AutoencoderKL, dict[str, str]]:

@@ -37,7 +37,14 @@ from limner.compositions.dreamllm_settings import (
     settings_from,
     write_small_files,
 )
-from limner.compositions.weights import check_tensors, read_pickle, read_tensor_file, read_tensors
+from limner.compositions.weights import (
+    check_tensors,
+    read_pickle,
+    read_tensor_file,
+    read_tensors,
+    share_modes,
+    tensor_ending,
+)
 from limner.config.call import Call, call, target_of
 from limner.model.multimodal import MultimodalLM
 
@@ -45,6 +52,9 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 _INSIDE = {CLIP: f"model.{CLIP}.", QUERIES: f"model.{QUERIES}.", HEAD: f"{HEAD}."}
 """What stands before a plugin's names in a file that holds everything."""
+
+_ROTARY = ".rotary_emb.inv_freq"
+"""How the names of rotary tables end, one per layer."""
 
 _LEGACY = {CLIP: "clip_vision_model_projector.pt", QUERIES: "dream_queries.pt", HEAD: "unet_projector.pt"}
 
@@ -88,7 +98,8 @@ class Place(NamedTuple):
 
 def describe_dreamllm(path: Path, *, parts: Mapping[str, Path] | None = None, dtype: DType = "float32") -> Call:
     """The recorded call that rebuilds the model of a directory, with empty weights and without the directory."""
-    return call(rebuild, files=gather(Path(path), parts=parts), dtype=dtype)
+    files, table = gather(Path(path), parts=parts), tensor_ending(Path(path), _ROTARY)
+    return call(rebuild, files=files, dtype=dtype, inv_freq="" if table is None else str(table.dtype).split(".")[1])
 
 
 def settings_of(description: Call) -> Settings:
@@ -121,13 +132,12 @@ def write_dreamllm(
     path: Path,
     *,
     description: Call,
-    inv_freq: bool = False,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a model that was imported from an original (`description`) in the original's layout, replacing `path`.
 
-    `inv_freq` also writes the rotary tables that its authors' code saved and never read. `dtype` None keeps each
-    tensor's. Raises ValueError for tensors that the layout has no place for (adapters, added rows).
+    The rotary tables, which its authors' code saved and never read, are written where the original had them. `dtype`
+    None keeps each tensor's. Raises ValueError for tensors that the layout has no place for (adapters, added rows).
     """
     files = _files_of(description)
     path = Path(path)
@@ -143,8 +153,10 @@ def write_dreamllm(
             )
         tensor = value.detach().to("cpu", dtype or value.dtype).contiguous()
         groups[place.plugin][place.name] = tensor[None] if place.plugin == QUERIES else tensor
-    if inv_freq:
-        groups[""] |= _rotary_tables(json_of(files, "config.json"))
+    if description.inv_freq:
+        table = _rotary_table(json_of(files, "config.json")).to(dtype or getattr(torch, description.inv_freq))
+        layers = range(json_of(files, "config.json")["num_hidden_layers"])
+        groups[""] |= {f"model.layers.{layer}.self_attn{_ROTARY}": table.clone() for layer in layers}
     temporary = path.with_name(f".{path.name}.writing")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -152,6 +164,7 @@ def write_dreamllm(
     save_torch_state_dict(groups.pop(""), temporary, max_shard_size="10GB")
     for plugin, state in groups.items():
         torch.save(OrderedDict(sorted(state.items())), temporary / _file_name(plugin, files=files))
+    share_modes(temporary, like="config.json")
     if path.exists():
         shutil.rmtree(path)
     temporary.replace(path)
@@ -192,7 +205,7 @@ def _split(state: dict[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], dict
         plugin = next((plugin for plugin, prefix in _INSIDE.items() if name.startswith(prefix)), None)
         if plugin is not None:
             inside[plugin][name.removeprefix(_INSIDE[plugin])] = value
-        elif not name.endswith(".rotary_emb.inv_freq"):
+        elif not name.endswith(_ROTARY):
             own[name] = value
     return inside, own
 
@@ -280,10 +293,8 @@ def _diffusion_base(folder: Path) -> dict[str, Tensor]:
     return {f"{part}.{name}": v for part, network in networks.items() for name, v in network.state_dict().items()}
 
 
-def _rotary_tables(config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """`inv_freq` of every layer (Su et al. 2021, section 3.2.2), as the original's code registers it."""
+def _rotary_table(config: Mapping[str, Any]) -> Tensor:
+    """`inv_freq` of a layer (Su et al. 2021, section 3.2.2), as the original's code registers it."""
     width = config["hidden_size"] // config["num_attention_heads"]
     places = torch.arange(0, width, 2).float()
-    table = 1.0 / (float(config.get("rope_theta") or 10000.0) ** (places / width))
-    layers = range(config["num_hidden_layers"])
-    return {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": table.clone() for layer in layers}
+    return 1.0 / (float(config.get("rope_theta") or 10000.0) ** (places / width))

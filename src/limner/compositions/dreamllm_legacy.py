@@ -203,8 +203,12 @@ def _creation(model: MultimodalLM, spans: SpanBatch, hidden: Tensor, *, draws: D
 def decoder_with(model: MultimodalLM, rules: LossRules) -> LatentDiffusion:
     """The model's decoder under other rules, over the same weights."""
     decoder = copy.copy(latent_decoder(model))
-    decoder.noise_offset, decoder.input_perturbation = rules.noise_offset, rules.input_perturbation
-    decoder.snr_gamma = rules.snr_gamma
+    decoder.denoising = dataclasses.replace(
+        decoder.denoising,
+        noise_offset=rules.noise_offset,
+        input_perturbation=rules.input_perturbation,
+        snr_gamma=rules.snr_gamma,
+    )
     if rules.prediction_type:
         decoder.scheduler = {**decoder.scheduler, "prediction_type": rules.prediction_type}
     return decoder

@@ -28,7 +28,7 @@ from limner.compositions.dreamllm_settings import (
 )
 from limner.compositions.sentencepiece_text import SentencePieceText
 from limner.modalities.base import Decoder, InputProjector, Modality
-from limner.modalities.decoders.latent_diffusion import LatentDiffusion
+from limner.modalities.decoders.latent_diffusion import DenoisingLoss, LatentDiffusion
 from limner.modalities.decoders.latent_diffusion_xl import LatentDiffusionXL, PooledCondition
 from limner.modalities.decoders.queries import LearnedQueries
 from limner.modalities.decoders.variational import VariationalAutoencoder
@@ -71,8 +71,13 @@ _LLAMA_KEYS = (
 )
 
 
-def rebuild(*, files: dict[str, str], dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> MultimodalLM:
+def rebuild(
+    *, files: dict[str, str], dtype: Literal["float32", "bfloat16", "float16"] = "float32", inv_freq: str = ""
+) -> MultimodalLM:
     """The model that gathered files describe. Its weights are empty memory, to be filled by whoever calls.
+
+    `inv_freq` is the type of the rotary tables among the original's weights, "" where it has none. No model has use for
+    them: whoever writes the original again does.
 
     Raises ValueError for files that contradict each other or describe what is not supported.
     """
@@ -205,16 +210,16 @@ def _decoder(files: Mapping[str, str], settings: Settings) -> Decoder:
     configs = {name: json_of(files, f"diffusion/{file}") for name, file in DIFFUSION_FILES.items()}
     network: Any = AutoencoderKL.from_config(configs["vae"])
     unet: Any = UNet2DConditionModel.from_config(configs["unet"])
-    training: dict[str, Any] = {
-        "noise_offset": settings.noise_offset,
-        "input_perturbation": settings.input_perturbation,
-        "snr_gamma": settings.snr_gamma,
-    }
+    loss = DenoisingLoss(
+        noise_offset=settings.noise_offset,
+        input_perturbation=settings.input_perturbation,
+        snr_gamma=settings.snr_gamma,
+    )
     if not settings.is_sdxl:
         autoencoder = VariationalAutoencoder(network, size=settings.resolution)
-        return LatentDiffusion(autoencoder, unet, configs["scheduler"], **training)
+        return LatentDiffusion(autoencoder, unet, configs["scheduler"], denoising=loss)
     autoencoder = VariationalAutoencoder(network, size=settings.resolution, keep_float32=True)
-    return LatentDiffusionXL(autoencoder, unet, configs["scheduler"], pooled_width=pooled_width(unet), **training)
+    return LatentDiffusionXL(autoencoder, unet, configs["scheduler"], pooled_width=pooled_width(unet), denoising=loss)
 
 
 def pooled_width(unet: UNet2DConditionModel) -> int:

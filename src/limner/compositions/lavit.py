@@ -111,9 +111,25 @@ class Reader(nn.Module):
         noise: Float[Tensor, "items patches 2"] | None = None,
     ) -> Features:
         """Rows of the kept patches, picture after picture. Without noise the more probable decision is taken."""
-        features = self.encoder(pixels).values.float().unflatten(0, (len(pixels), -1))
-        rows = self.merger.exact(features, keep_mask(self.selector(features), noise=noise))
+        rows = self.rows(pixels, noise=noise)
         return Features(self.projection(rows.values), rows.lengths)
+
+    def rows(
+        self,
+        pixels: Float[Tensor, "items 3 height width_px"],
+        *,
+        noise: Float[Tensor, "items patches 2"] | None = None,
+    ) -> Features:
+        """The merger's rows, which the projection brings to the language model's width."""
+        features = self._features(pixels)
+        return self.merger.exact(features, keep_mask(self.selector(features), noise=noise))
+
+    def keep(self, pixels: Float[Tensor, "items 3 height width_px"]) -> Float[Tensor, "items patches"]:
+        """1 for each patch that is kept, 0 for the others."""
+        return keep_mask(self.selector(self._features(pixels)))
+
+    def _features(self, pixels: Float[Tensor, "items 3 height width_px"]) -> Float[Tensor, "items patches width"]:
+        return self.encoder(pixels).values.float().unflatten(0, (len(pixels), -1))
 
 
 class Lavit:
@@ -153,6 +169,12 @@ class Lavit:
             )
         layout.fill(made, found, source=ENCODER_FILE)
         return made.eval().requires_grad_(False).to(self.device)
+
+    @cached_property
+    def max_codes(self) -> int:
+        """Patches of a picture, of which each has at most one code; known without reading the encoder."""
+        (positions,) = layout.read_tensors(self.path / ENCODER_FILE, pattern="^pos_embed$").values()
+        return positions.shape[1] - 1
 
     @cached_property
     def codebook(self) -> Codebook:

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from limner.compositions import lavit_checkpoint as layout
 from limner.modalities.decoders.feature_decoder import AttentionPool, FeatureDecoder
-from limner.modalities.decoders.latent import LatentDecoder, OnStep
+from limner.modalities.decoders.latent import LatentDraft, OnStep
 from limner.modalities.decoders.latent_diffusion import LatentDiffusion
 from limner.modalities.decoders.latent_diffusion_xl import LatentDiffusionXL
 from limner.modalities.decoders.variational import VariationalAutoencoder
-from limner.modalities.guidance import guidance_for
+from limner.modalities.guidance import Guidance, guidance_for
 
 HIGH_RES, LOW_RES = "highres", "lowres"
 ASPECT_RATIOS = {
@@ -177,18 +177,35 @@ def draw(
 
     A guidance scale of 1 leaves the unconditional branch out.
     """
-    diffusion = decoder.diffusion
-    guidance = guidance_for(guidance_scale)
-    sampler = diffusion.make_sampler(SAMPLER, num_inference_steps=num_inference_steps)
-    # The base class's: that of `LatentDiffusionXL` tells each picture that it is its own original.
-    return LatentDecoder.denoise(
-        diffusion,
-        noise.to(condition) * sampler.initial_scale,
-        decoder.told(condition[: guidance.num_branches], framing),
-        guidance=guidance,
-        sampler=sampler,
-        on_step=on_step,
+    draft = begin_draft(
+        decoder,
+        condition,
+        framing=framing,
+        noise=noise,
+        guidance=guidance_for(guidance_scale),
+        num_inference_steps=num_inference_steps,
     )
+    while draft.step < draft.num_steps:
+        decoder.diffusion.advance([draft])
+        if on_step is not None:
+            on_step(draft.step - 1, draft.num_steps, draft.latents)
+    return draft.latents
+
+
+def begin_draft(
+    decoder: PixelDecoder,
+    condition: Float[Tensor, "2 items rows width"],
+    *,
+    framing: Framing,
+    noise: Float[Tensor, "items channels latent_height latent_width"],
+    guidance: Guidance,
+    num_inference_steps: int,
+) -> LatentDraft:
+    """Pictures under way, which `decoder.diffusion` advances and finishes."""
+    sampler = decoder.diffusion.make_sampler(SAMPLER, num_inference_steps=num_inference_steps)
+    # Told here, with the framing: `LatentDiffusionXL` would tell each picture that it is its own original.
+    told = decoder.told(condition[: guidance.num_branches], framing)
+    return LatentDraft(noise.to(condition) * sampler.initial_scale, told, guidance, sampler, iter(()))
 
 
 def latent_noise(

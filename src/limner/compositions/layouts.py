@@ -9,7 +9,10 @@ from pathlib import Path
 
 from limner.compositions.dreamllm_checkpoint import DType, describe_dreamllm, read_dreamllm, write_dreamllm
 from limner.compositions.dreamllm_settings import recognises
-from limner.config.call import Call
+from limner.compositions.lavit import LANGUAGE_MODEL, TOKENIZER_FILE
+from limner.compositions.lavit_model import lavit_model, lavit_of
+from limner.compositions.lavit_writing import write_lavit
+from limner.config.call import Call, call
 from limner.config.serialize import from_json, to_json
 from limner.model.checkpoint import INDEX, load_checkpoint, read_index, save_checkpoint
 from limner.model.multimodal import MultimodalLM
@@ -30,6 +33,12 @@ class Layout:
 
 
 LAYOUTS: dict[str, Layout] = {
+    "lavit": Layout(
+        recognises=lambda path: (path / TOKENIZER_FILE).is_file() and (path / LANGUAGE_MODEL / "config.json").is_file(),
+        describe=lambda path, parts, dtype: call(lavit_model, path=str(path.resolve()), dtype=dtype),
+        read=lambda path, parts, dtype: lavit_model(path=str(path.resolve()), dtype=dtype),
+        write=lambda model, path, description: write_lavit(lavit_of(model), path),
+    ),
     "dreamllm": Layout(
         recognises=recognises,
         describe=lambda path, parts, dtype: describe_dreamllm(path, parts=parts, dtype=dtype),

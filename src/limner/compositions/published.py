@@ -58,6 +58,13 @@ _UNET: dict[str, Any] = {
     "act_fn": "silu",
 }
 
+_LEVELS: dict[str, Any] = {
+    # Heads, whatever the key's name: a width of 64 each.
+    "attention_head_dim": [5, 10, 20, 20],
+    "block_out_channels": [320, 640, 1280, 1280],
+}
+"""Of Stable Diffusion 2."""
+
 _NOISE: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -77,14 +84,23 @@ ARCHITECTURES: dict[str, dict[str, dict[str, Any]]] = {
         "unet/config.json": {
             **_UNET,
             "sample_size": 64,
-            # Heads, whatever the key's name: a width of 64 each.
-            "attention_head_dim": [5, 10, 20, 20],
-            "block_out_channels": [320, 640, 1280, 1280],
+            **_LEVELS,
             "cross_attention_dim": 1024,
             "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
             "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
         },
         "scheduler/scheduler_config.json": _NOISE,
+    },
+    "sd-2.1-controlnet-canny": {
+        "config.json": {
+            **_LEVELS,
+            "in_channels": 4,
+            "layers_per_block": 2,
+            "use_linear_projection": True,
+            "cross_attention_dim": 1024,
+            "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+            "conditioning_embedding_out_channels": [16, 32, 96, 256],
+        },
     },
     "sdxl-base": {
         "vae/config.json": {**_AUTOENCODER, "sample_size": 1024, "scaling_factor": 0.13025},

@@ -13,6 +13,7 @@ from limner.modalities.decoders.queries import LearnedQueries
 from limner.modalities.projectors import LinearProjector, MLPProjector, Rowwise
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.template import Template
+from limner.tokens.tokenizer import TextTokenizer
 from limner.tokens.vocabulary import Vocabulary, span_roles
 from limner.tokens.words import word_tokenizer
 
@@ -31,19 +32,11 @@ def scene_model(
 ) -> MultimodalLM:
     """encoder -> MLP -> Llama -> text, and Llama(queries) -> linear -> decoder, all from random weights."""
     tokenizer = word_tokenizer(WORDS)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer.tokenizer),
-        hidden_size=d_model,
-        intermediate_size=3 * d_model,
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        max_position_embeddings=context_length,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.tokenizer.eos_token_id,
-    )
-    config._attn_implementation = "sdpa"
     roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
-    backbone = Backbone(LlamaForCausalLM(config), num_added=len(roles))
+    llama = small_llama(
+        tokenizer, d_model=d_model, num_layers=num_layers, num_heads=num_heads, context_length=context_length
+    )
+    backbone = Backbone(llama, num_added=len(roles))
     image = Modality(
         encoder=encoder,
         input_projector=Rowwise(MLPProjector(width_in=encoder.width, width_out=d_model)),
@@ -58,3 +51,21 @@ def scene_model(
         template=Template.from_tokenizer(tokenizer.tokenizer, system=""),
         tokenizer=tokenizer,
     )
+
+
+def small_llama(
+    tokenizer: TextTokenizer, *, d_model: int, num_layers: int, num_heads: int, context_length: int
+) -> LlamaForCausalLM:
+    """A Llama over the words of `tokenizer`, from random weights."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer.tokenizer),
+        hidden_size=d_model,
+        intermediate_size=3 * d_model,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        max_position_embeddings=context_length,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.tokenizer.eos_token_id,
+    )
+    config._attn_implementation = "sdpa"
+    return LlamaForCausalLM(config)

@@ -7,11 +7,13 @@ with `weights_only=True`: they hold tensors or are refused.
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,9 +26,7 @@ def read_tensors(directory: Path) -> tuple[dict[str, Tensor], Path]:
 
     Raises ValueError for a directory without weights, a shard that is missing or lacks what the index promises.
     """
-    file = next((directory / name for name in FORMS if (directory / name).is_file()), None)
-    if file is None:
-        raise ValueError(f"`{directory}` has no weights: none of {', '.join(FORMS)}\nhint: copy the whole directory")
+    file = _weights_file(directory)
     if file.suffix != ".json":
         return read_tensor_file(file), file
     places: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
@@ -42,6 +42,48 @@ def read_tensors(directory: Path) -> tuple[dict[str, Tensor], Path]:
             )
         state |= found
     return state, file
+
+
+def tensor_ending(directory: Path, ending: str) -> Tensor | None:
+    """A tensor of such a directory whose name ends so, None where there is none; others are not read.
+
+    Raises ValueError as `read_tensors` does.
+    """
+    file = _weights_file(directory)
+    if file.suffix == ".json":
+        places: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        shard = next((place for name, place in places.items() if name.endswith(ending)), None)
+        if shard is None:
+            return None
+        file = directory / shard
+    if file.suffix != ".safetensors":
+        return next((value for name, value in read_tensor_file(file).items() if name.endswith(ending)), None)
+    with _opened(file) as tensors:
+        found = next((name for name in tensors.keys() if name.endswith(ending)), None)  # noqa: SIM118 - no mapping
+        return None if found is None else tensors.get_tensor(found)
+
+
+def share_modes(folder: Path, *, like: str) -> None:
+    """Give the files of a folder the permissions of one of them: some writers leave theirs private."""
+    mode = (folder / like).stat().st_mode
+    for file in folder.iterdir():
+        file.chmod(mode)
+
+
+def _weights_file(directory: Path) -> Path:
+    file = next((directory / name for name in FORMS if (directory / name).is_file()), None)
+    if file is None:
+        raise ValueError(f"`{directory}` has no weights: none of {', '.join(FORMS)}\nhint: copy the whole directory")
+    return file
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"`{file}` is missing or damaged ({error})\nhint: fetch it again") from error
 
 
 def read_tensor_file(file: Path) -> dict[str, Tensor]:

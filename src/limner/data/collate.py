@@ -108,9 +108,12 @@ class Collator:
         return replace(prepared.batch, spans=spans)
 
     def _preprocess(self, sequence: Sequence) -> list[Tensor | None]:
-        """A tensor per span; None where the cache has the item's features, or where it is still to be made."""
+        """A tensor per span that is not in codes; None where the cache has the item's features, or where it is still to
+        be made."""
         values: list[Tensor | None] = []
         for span in sequence.spans:
+            if span.coded:
+                continue
             media, name = sequence.media[span.item], span.modality
             if media.payload is None or (self.cache is not None and self.cache.holds(media, span.direction)):
                 values.append(None)
@@ -149,6 +152,7 @@ class Collator:
             sources=sources,
             source_ids=source_ids if sources else None,
             keys=tuple(tuple(sequence.key for sequence, _ in members) for members in rows),
+            codes=self.model.vocabulary.codes,
         )
         awaited = {side: _awaited(spans) for side, spans in sides.items() if self._awaits(side, spans)}
         spans = {side: _span_batch(spans, is_awaited=side in awaited) for side, spans in sides.items()}
@@ -162,7 +166,8 @@ class Collator:
 
 def _add_spans(sides: dict[Side, _Spans], sequence: Sequence, preprocessed: list[Tensor | None], *, first: int) -> None:
     """Append the spans of a sequence whose ids begin at the flat index `first`."""
-    for span, values in zip(sequence.spans, preprocessed, strict=True):
+    filled = (span for span in sequence.spans if not span.coded)  # codes are in the ids already
+    for span, values in zip(filled, preprocessed, strict=True):
         side = sides.setdefault((span.modality, span.direction), _Spans())
         start = first + span.start
         side.slots.append(torch.arange(start, start + span.length))

@@ -79,10 +79,8 @@ def _items(
     return [
         (media, direction)
         for message, media in document.media()
-        for direction in message.directions(media)
-        if cache.covers(media.modality, direction)
-        and (media.modality, direction) not in left_out
-        and media.payload is not None
+        for direction in cache.wanted(media, message.directions(media))
+        if (media.modality, direction) not in left_out and media.payload is not None
     ]
 
 

@@ -7,7 +7,8 @@ reading and making, stages, runs and processes share what they have in common.
 What is kept, by direction:
     in    the rows of `Encoder.forward` [tokens width]
     out   what `Decoder.encode` gives [*latent]: latents, or for a variational autoencoder the moments (mean and
-          log-variance); the random part is drawn in `Decoder.loss` from the generator of (seed, step, item)
+          log-variance); the random part is drawn in `Decoder.loss` from the generator of (seed, step, item).
+          Of what is said in codes the codes [tokens], from `Quantizer.forward`
 
 Exact: a covered part runs only here - one item at a time, in eval mode, without autocast - and its values are kept in
 the type it computes. So a value does not depend on its neighbours in a batch, on when it was computed, or on whether it
@@ -20,6 +21,7 @@ needs no such word: another picture has another digest. A part without weights i
     cache = FeatureCache(model)
     cache.holds(media, Direction.IN)                       also in forked workers: then nothing has to be decoded
     cache.features(items, direction=Direction.IN)          where the model is
+    cache.spell(media)                                     codes, for the renderer: lengths are known before packing
 """
 
 import logging
@@ -32,7 +34,8 @@ from torch import Tensor, nn
 from limner.data.feature_store import DiskStore, NoStore, Store, features_limit, features_root
 from limner.data.fingerprint import description, fingerprint, weights_stamp
 from limner.document.document import Direction, Media
-from limner.modalities.base import Decoder, Encoder, Modality
+from limner.modalities.base import Decoder, Encoder, Modality, Quantizer
+from limner.model.codes import quantise
 from limner.model.multimodal import MultimodalLM
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,7 @@ class FrozenPart:
 
     name: str
     direction: Direction
-    transform: Encoder | Decoder
+    transform: Encoder | Decoder | Quantizer
     part: nn.Module
     opened: Store = field(default_factory=NoStore)
     _stamp: tuple | None = None
@@ -70,6 +73,8 @@ class FrozenPart:
         items = self.transform.preprocess(media) if preprocessed is None else preprocessed
         # What is frozen neither drops out nor moves running statistics.
         self.part.eval()
+        if isinstance(self.transform, Quantizer):
+            return quantise(self.transform, items)
         with torch.autocast(device.type, enabled=False):
             if isinstance(self.transform, Encoder):
                 value = self.transform(items[None].to(device)).values
@@ -105,7 +110,12 @@ class FeatureCache:
         self.model = model
         self.open_store = open_store
         sides = [side for name in model.modalities for side in _sides(name, model.modality(name))]
-        frozen = {(side.name, side.direction): side for side in sides if side.is_frozen and side.has_weights}
+        frozen = {
+            (side.name, side.direction): side
+            for side in sides
+            # Codes are asked for again at every rendering.
+            if side.is_frozen and (side.has_weights or isinstance(side.transform, Quantizer))
+        }
         self._random = {key for key, side in frozen.items() if side.is_random}
         self._parts = {key: side for key, side in frozen.items() if key not in self._random}
         for name, direction in sorted(self._random):
@@ -152,6 +162,27 @@ class FeatureCache:
             found.append(value)
         return found
 
+    def spell(self, media: Media) -> tuple[int, ...]:
+        """Codes of an item of a modality that is said in codes; may be asked in a forked worker where the model is on
+        the CPU. Raises RuntimeError in a worker that would need another device for it."""
+        is_worker = torch.utils.data.get_worker_info() is not None
+        if is_worker and self.model.device.type != "cpu" and not self.holds(media, Direction.OUT):
+            raise RuntimeError(
+                f"an item of `{media.modality}` has no codes yet, and a worker cannot use {self.model.device}\n"
+                "hint: run `limner data encode` first, or read without workers"
+            )
+        return tuple(self.features([media], direction=Direction.OUT)[0].tolist())
+
+    def wanted(self, media: Media, directions: Sequence[Direction]) -> list[Direction]:
+        """Directions of an item in `directions` that are computed, and covered: what is said in codes is not read
+        besides, and what is read in codes has those of `out`."""
+        wanted = list(directions)
+        is_coded = self.model.vocabulary.is_coded
+        coded = [direction for direction in wanted if is_coded(media.modality, direction)]
+        if coded:
+            wanted = [Direction.OUT]
+        return [direction for direction in wanted if self.covers(media.modality, direction)]
+
     def require(self, name: str, direction: Direction) -> None:
         """Raise ValueError where that side cannot be cached, with the reason."""
         self._covered(name, direction)
@@ -161,6 +192,11 @@ class FeatureCache:
         if part is not None:
             return part
         what = "encoder" if direction is Direction.IN else "autoencoder"
+        if direction is Direction.OUT and self.model.modality(name).quantizer is not None:
+            raise ValueError(
+                f"the quantizer of `{name}` is trained in this stage: its codes would change while they are learned\n"
+                "hint: leave the quantizer out of the trainable parts; it is trained before, in a stage of its own"
+            )
         if (name, direction) in self._random:
             raise ValueError(
                 f"the {what} of `{name}` has a random transform, so cached features would repeat one draw of it\n"
@@ -184,4 +220,6 @@ def _sides(name: str, modality: Modality) -> list[FrozenPart]:
     if modality.decoder is not None:
         part = getattr(modality.decoder, "autoencoder", modality.decoder)
         sides.append(FrozenPart(name, Direction.OUT, modality.decoder, part))
+    if modality.quantizer is not None:
+        sides.append(FrozenPart(name, Direction.OUT, modality.quantizer, modality.quantizer))
     return sides

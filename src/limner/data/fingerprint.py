@@ -9,6 +9,7 @@ Not in it, on purpose: the device and the versions of libraries. They move last 
 """
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 from collections.abc import Mapping
@@ -72,12 +73,17 @@ def _sources(kind: type) -> list[str]:
     for base in kind.__mro__:
         if base.__module__.split(".")[0] in ("builtins", "abc", "torch", "typing"):
             continue
-        try:
-            text = inspect.getsource(base)
-        except (OSError, TypeError):  # made in a shell, or installed without sources
-            text = ""
-        lines.append(f"source {_name(base)} {hashlib.sha256(text.encode()).hexdigest()}")
+        lines.append(f"source {_name(base)} {_source_digest(base)}")
     return lines
+
+
+@functools.cache  # a network has hundreds of modules whose configs share a class, and finding its text parses a file
+def _source_digest(kind: type) -> str:
+    try:
+        text = inspect.getsource(kind)
+    except (OSError, TypeError):  # made in a shell, or installed without sources
+        text = ""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _attributes(path: str, module: nn.Module) -> list[str]:

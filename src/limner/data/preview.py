@@ -148,6 +148,8 @@ class _Writer:
 
     def __init__(self, model: MultimodalLM) -> None:
         self.roles = {token: role for role, token in model.vocabulary.ids.items()}
+        for name in model.vocabulary.codes:
+            self.roles |= {token: f"{name} {code}" for code, token in enumerate(model.vocabulary.code_ids(name))}
         self.tokenizer = model.tokenizer.tokenizer
         self.markup = set(self.tokenizer.all_special_ids)
 

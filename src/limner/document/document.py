@@ -44,6 +44,8 @@ class Media:
     `directions` None takes the role's default: what a user shows is read (`in`); what an assistant or a page shows is
     made and then read back (`out`, `in`), so that what follows can see it. `payload` None stands for a picture that
     is still to be made: only an `out` direction can hold it.
+
+    `directions` () is neither read nor made: such a picture is a control picture, see `control_picture`.
     """
 
     payload: Image | File | None
@@ -215,6 +217,17 @@ class Document:
                 )
             )
         return Document(tuple(turns))
+
+
+def control_picture(document: Document, *, modality: str = "image") -> Image | None:
+    """What pictures that answer a document shall follow in their lines: edges, depth, a pose. None where it shows none.
+
+    It is the last part with `directions=()` of the last message that is not a reply.
+    """
+    asked = next((message for message in reversed(document.messages) if message.role != "assistant"), None)
+    parts = [part for part in asked.parts if isinstance(part, Media)] if asked else []
+    shown = [part for part in parts if part.directions == () and part.modality == modality]
+    return shown[-1].content if shown else None
 
 
 def null_prompt(media: Media) -> Document:

@@ -4,10 +4,20 @@ A prompt decides a score as much as a model does, so each has a name and is writ
 """
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
 
 from limner.document.document import Document, Message, Role, Text
 from limner.document.media import Image
 from limner.generate.request import Pictures, Request
+
+
+@runtime_checkable
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_Named)
 
 
 @dataclass(frozen=True)
@@ -90,10 +100,17 @@ LAVIT_VQA = Preset("lavit", question="Question: {} Answer:", max_new_tokens=10, 
 LAVIT_CAPTION = Preset("lavit", question="", max_new_tokens=36, cut_at=(".",))
 
 
-def chosen(presets: tuple[Preset, ...], name: str, *, benchmark: str) -> Preset:
+def chosen(presets: tuple[Named, ...], name: str, *, benchmark: str) -> Named:
     """The preset of a benchmark by name; "" is its first. Raises ValueError for one that it has not."""
     for preset in presets:
         if name in ("", preset.name):
             return preset
     known = ", ".join(preset.name for preset in presets)
     raise ValueError(f"`{benchmark}` has no preset `{name}`\nhint: it has {known}")
+
+
+def refuse_choices(benchmark: str, *, preset: str, split: str) -> None:
+    """Raises ValueError where a preset or a split is chosen of a benchmark that has one of each."""
+    for kind, given in (("preset", preset), ("split", split)):
+        if given:
+            raise ValueError(f"`{benchmark}` has no {kind} `{given}`\nhint: leave --{kind} out")

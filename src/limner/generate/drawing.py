@@ -1,13 +1,15 @@
-"""Pictures for rows that draw: their condition, the branch they are pushed away from, the best of several.
+"""Pictures for rows that draw: their condition, the branch they are pushed away from, their steps, the best of several.
 
-    hidden states at the queries -> condition, and that of the null prompt or of what is not wanted -> decoder -> scorer
+    hidden states at the queries -> condition, and that of the null prompt or of what is not wanted -> a draft per row
+    codes                                                                                           -> a draft per row
+    drafts --a denoising step, those of one shape together--> ... --> candidates -> scorer -> item
 
-Rows draw together where their settings agree. What guidance pushes away from is a constant of the weights and of the
-negative prompt's content, and computed once.
+A draft has settings, sampler and noise of its own, so it may take its steps in any company. What guidance pushes away
+from is a constant of the weights and of the negative prompt's content, and computed once.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import PIL.Image
@@ -18,38 +20,59 @@ from torch import Tensor
 from limner.data.collate import Collator
 from limner.document.document import Direction, Document, Media, null_prompt
 from limner.document.media import Image
+from limner.generate.coding import Coding
 from limner.generate.events import reply_to
 from limner.generate.request import Pictures, Request, Row
+from limner.modalities.base import Codes
+from limner.modalities.drafts import Draft, stepwise
 from limner.model.multimodal import MultimodalLM
 
-OnStep = Callable[[int, int, Tensor], None]
-Settings = tuple[str, float, float, int, str, tuple[int, int] | None]
 MOST_KEPT = 64
 """Negative prompts whose hidden states are kept; the one used longest ago goes first."""
 
 
 class Drawing:
-    """Draws with one model."""
+    """Draws with one model. `rows_at_once`: most rows (candidates x branches of guidance) that take a step together."""
 
-    def __init__(self, model: MultimodalLM) -> None:
+    def __init__(self, model: MultimodalLM, *, coding: Coding, rows_at_once: int = 32) -> None:
         self.model = model
+        self.coding = coding
+        self.rows_at_once = rows_at_once
         self.makers = {name: model.maker(name) for name in model.modalities if model.modality(name).maker is not None}
         self._unwanted: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
         self._rows_taken: dict[tuple[str, tuple[int, int] | None], int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Modalities of which items are made."""
+        return [*self.makers, *self.coding.spellers]
+
+    def forget(self) -> None:
+        """Forget what belongs to weights that are no more."""
+        self._unwanted.clear()
 
     def check(self, request: Request) -> None:
         """Raise ValueError for a request that a decoder of the model could not draw as asked."""
         if request.pictures == Pictures.NONE:
             return
+        self.coding.check(request)
         for name, maker in self.makers.items():
             maker.decoder.check_sampling(
                 sampler=request.sampler, size=request.size, num_inference_steps=request.num_inference_steps
             )
+            maker.decoder.following([request.document], size=request.size)
             if request.negative is not None:
                 self.model.render(_to_draw(request.negative, name))
 
+    def num_slots(self, request: Request) -> int:
+        """Rows of the cache that a request takes: one per beam, and one for what guidance pushes codes away from."""
+        beams = getattr(request.sampling, "num_beams", 1)
+        return max(beams, self.coding.num_slots(request))
+
     def rows_taken(self, name: str, size: tuple[int, int] | None) -> int:
         """Tokens that making one item and reading it back takes."""
+        if name in self.coding.spellers:
+            return self.coding.rows_taken(name)
         if (name, size) not in self._rows_taken:
             self._rows_taken[name, size] = self._count(name, size)
         return self._rows_taken[name, size]
@@ -63,43 +86,61 @@ class Drawing:
         blank = Media(Image.from_pil(PIL.Image.new("RGB", (width, height))), modality=name)
         return taken + self.model.span_length(blank, Direction.IN) + 2
 
-    def settings(self, row: Row) -> Settings:
-        """What rows must agree in to draw together."""
-        request = row.request
-        return (
-            row.modality,
-            request.guidance_scale,
-            request.guidance_rescale,
-            request.num_inference_steps,
-            request.sampler,
-            request.size,
-        )
-
-    def draw(
-        self, rows: Sequence[Row], states: Float[Tensor, "rows queries d_model"], *, on_step: OnStep
-    ) -> list[Media]:
-        """An item for each row, from the hidden states at its queries. The rows' settings agree."""
-        name, request = rows[0].modality, rows[0].request
+    def begin(self, row: Row, states: Float[Tensor, "queries d_model"]) -> None:
+        """Begin the row's item, from the hidden states at its queries."""
+        name, request = row.modality, row.request
         branches = [states]
         if request.guidance.num_branches > 1:
-            branches.append(torch.stack([self.unwanted(name, row.request.negative) for row in rows]))
-        condition = self.model.condition(name, torch.stack(branches))
-        counts = torch.tensor([row.request.best_of for row in rows], device=condition.device)
-        pixels = self.makers[name].decoder.sample(
-            condition.repeat_interleave(counts, dim=1),
-            guidance=request.guidance,
-            generators=[generator for row in rows for generator in row.picture_generators()],
-            num_inference_steps=request.num_inference_steps,
-            sampler=request.sampler,
-            size=request.size,
-            on_step=on_step,
+            branches.append(self.unwanted(name, request.negative))
+        condition = self.model.condition(name, torch.stack(branches)[:, None])
+        documents = [request.document] * request.best_of
+        row.pen = stepwise(self.makers[name].decoder.following(documents, size=request.size))
+        row.draft = self._draft(row, condition.repeat_interleave(request.best_of, dim=1))
+
+    def begin_coded(self, row: Row) -> None:
+        """Begin the row's item, from the codes it has said."""
+        row.pen = stepwise(self.coding.spellers[row.modality].detokenizer)
+        row.draft = self._draft(row, Codes.of([row.codes] * row.request.best_of, device=self.model.device))
+
+    def _draft(self, row: Row, condition: Tensor | Codes) -> Draft:
+        assert row.pen is not None, "a draft has its pen"
+        return row.pen.begin(
+            condition,
+            guidance=row.request.guidance,
+            generators=row.picture_generators(),
+            num_inference_steps=row.request.num_inference_steps,
+            sampler=row.request.sampler,
+            size=row.request.size,
         )
-        media = [Media(Image.from_array(_to_uint8(picture)), modality=name) for picture in pixels]
-        chosen = []
-        for row in rows:
-            candidates, media = media[: row.request.best_of], media[row.request.best_of :]
-            chosen.append(_best(row, candidates))
-        return chosen
+
+    def advance(self, rows: Sequence[Row], *, turn: int) -> list[Row]:
+        """One denoising step of the row whose draft waits longest and of all that may take it with it; return them."""
+        first = min(rows, key=lambda row: row.turn)
+        shape = _shape(first)
+        taken, num_rows = [], 0
+        for row in sorted(rows, key=lambda row: row.turn):
+            if _shape(row) != shape:
+                continue
+            num_rows += row.request.best_of * row.request.guidance.num_branches
+            if taken and num_rows > self.rows_at_once:
+                break
+            taken.append(row)
+        assert first.pen is not None, "a draft has its pen"
+        first.pen.advance([row.draft for row in taken])
+        for row in taken:
+            row.turn = turn
+        return taken
+
+    def finish(self, rows: Sequence[Row]) -> list[Media]:
+        """The item of each row; their drafts are done and took their last step together."""
+        pen = rows[0].pen
+        assert pen is not None, "a draft has its pen"
+        found = []
+        for row, pictures in zip(rows, pen.finish([row.draft for row in rows]), strict=True):
+            candidates = [Media(Image.from_array(_to_uint8(one)), modality=row.modality) for one in pictures]
+            found.append(_best(row, candidates))
+            row.pen = row.draft = None
+        return found
 
     def unwanted(self, name: str, negative: Document | None) -> Float[Tensor, "queries d_model"]:
         """Hidden states at the queries behind a negative prompt; None is the null prompt."""
@@ -122,6 +163,12 @@ class Drawing:
         items = torch.stack([reader.encoder.preprocess(item) for item in media])
         features = self.model.read(name, items.to(self.model.device))
         return list(features.values.split(features.lengths.tolist()))
+
+
+def _shape(row: Row) -> Hashable:
+    """What rows must agree in to take a denoising step together."""
+    assert row.pen is not None, "a draft has its pen"
+    return id(row.pen), row.pen.shape_of(row.draft)
 
 
 def _to_draw(document: Document, name: str) -> Document:

@@ -1,43 +1,49 @@
 """Rows that are continued together, one step at a time; between steps rows may join and leave.
 
-    add     prompts join: one forward over all that are new
-    step    TEXT   rows that write take one token each (a beam search one per beam), together
-            MEDIA  rows whose token begins a picture run its queries, draw it together, read it back, write on
-    drop    a row leaves before its end; its place is free at once
+    add     requests join: checked, rendered, what is kept of their prompts copied
+    step    PROMPT  a chunk of the prompts that are not through yet
+            TEXT    rows that write take one token each (a beam search one per beam), together
+            CODES   rows that say an item in codes take one code each, with those that write
+            MEDIA   rows whose token begins a picture run its queries; then drafts of one shape take one denoising step,
+                    and those that are done are read back and write on
+    drop    a row leaves before its end, whatever it is doing; its place is free at once
 
-A row's tokens and pixels depend on its own request alone, so they are the same whoever runs beside it.
+So a step lasts a chunk, a token and a denoising step at most: neither a long prompt nor a picture makes others wait for
+its end. A row's tokens and pixels depend on its own request alone, so they are the same whoever runs beside it.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from limner.backbone.cache import RowCache
-from limner.data.collate import Collator
-from limner.document.document import Direction, Media, Text
-from limner.generate.drawing import Drawing, Settings
-from limner.generate.events import Done, Event, MediaFinished, MediaProgress, MediaStarted, TextDelta
+from limner.backbone.fused import Fused
+from limner.document.document import Direction, Media
+from limner.generate.context import Context
+from limner.generate.drawing import Drawing
+from limner.generate.events import Event, MediaFinished, MediaProgress
+from limner.generate.prefixes import Prefixes, slot_contents
+from limner.generate.prompts import Prompts
 from limner.generate.request import Phase, Pictures, Request, Row
-from limner.generate.sampling import next_tokens
+from limner.generate.writing import Writing
 from limner.model.multimodal import MultimodalLM
-from limner.tokens.batch import Batch
 from limner.tokens.sequence import Sequence as Rendered
 
 OnEvent = Callable[[int, Event], None]
-UNFINISHED = "\ufffd"
-"""What the bytes of a character that is still incomplete are decoded to."""
+PROMPT_CHUNK = 512
+"""Tokens of prompts that are run in one step."""
 
 
 class Running:
     """Rows under way with one model.
 
     Args:
-        num_rows: most rows at once; a beam search counts once per beam.
+        num_rows: most rows at once; a beam search counts once per beam, guided codes count twice.
         context_length: most tokens of a row.
         drawing: what makes their pictures.
+        prefixes: what is kept of rows that have ended.
+        prompt_chunk: most tokens of prompts that are run in one step.
+        fused: runs one token per row, in place of the language model's own layers.
         on_event: hears the row's index and what happened; None listens to nothing.
     """
 
@@ -48,56 +54,63 @@ class Running:
         drawing: Drawing,
         num_rows: int,
         context_length: int,
+        prefixes: Prefixes,
+        prompt_chunk: int = PROMPT_CHUNK,
+        fused: Fused | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self.model = model
         self.drawing = drawing
         self.on_event = on_event
-        self.cache = RowCache(num_rows=num_rows, capacity=context_length, device=model.device)
+        self.context = Context(model, num_rows=num_rows, capacity=context_length, prefixes=prefixes, fused=fused)
+        self.prompts = Prompts(self.context, chunk=prompt_chunk)
+        self.writing = Writing(self.context, drawing=drawing, tell=None if on_event is None else self._tell)
         self.rows: list[Row] = []
         self.num_added = 0
-        vocabulary = model.vocabulary
-        self.begins = {vocabulary.span(name, Direction.OUT).begin: name for name in sorted(drawing.makers)}
-        self.stop_ids = {*model.tokenizer.eos_ids, *model.backbone.stop_ids}
-        # Edges and slots are written here, never said by the model.
-        silent = torch.zeros(vocabulary.base_size + vocabulary.num_added, dtype=torch.bool)
-        silent[[token for token in vocabulary.ids.values() if token >= 0]] = True
-        self.silent = silent.to(model.device)
-        """Tokens that a row may not say where it may not draw."""
-        self.silent_but_begins = self.silent.clone()
-        self.silent_but_begins[list(self.begins)] = False
+        self.num_steps = 0
+
+    @property
+    def cache(self) -> RowCache:
+        """The keys and values of all rows."""
+        return self.context.cache
 
     @property
     def num_free(self) -> int:
         """Rows that may still join."""
         return self.cache.num_rows - sum(len(row.slots) for row in self.rows)
 
+    def num_slots(self, request: Request) -> int:
+        """Rows of the cache that a request takes."""
+        return self.drawing.num_slots(request)
+
     @torch.inference_mode()
     def add(self, requests: Sequence[Request]) -> list[Row]:
-        """Let requests join: check them, run their prompts, leave each with the logits of its first token.
+        """Let requests join: check them, and prepare their prompts for the next steps.
 
         Raises ValueError, before anything is computed, for a prompt that does not fit or cannot be read, for what a
         decoder cannot do, and for too many at once; then nobody has joined.
         """
         sequences = self._rendered(requests)
-        needed = sum(num_slots(request) for request in requests)
+        needed = sum(self.num_slots(request) for request in requests)
         if needed > self.num_free:
             raise ValueError(f"{needed} rows are to join and {self.num_free} are free\nhint: wait for others to end")
-        batch = Collator(self.model)([[sequence] for sequence in sequences])
-        rows: list[Row] = []
+        if self.context.prefixes.check_weights(self.model):
+            self.drawing.forget()
+        before, rows = list(self.rows), []
         for request in requests:
             start = self.cache.num_rows - self.num_free
-            row = Row(request, self.num_added, list(range(start, start + num_slots(request))))
+            slots = list(range(start, start + self.num_slots(request)))
+            row = Row(request, self.num_added, slots)
             if request.pictures == Pictures.NOW:
-                row.forced.extend(self.begins)
+                row.forced.extend(self.writing.begins)
             self.num_added += 1
             self.rows.append(row)
             rows.append(row)
         try:
-            self._prefill(rows, batch, counts=[len(sequence) for sequence in sequences])
+            self.prompts.begin(rows, sequences, neighbours=before)
         except BaseException:
             for row in rows:
-                self.drop(row)
+                self._leave(row)
             raise
         return rows
 
@@ -112,46 +125,42 @@ class Running:
                     f"{self.cache.capacity}\nhint: shorten the prompt or show fewer pictures"
                 )
             self.drawing.check(request)
-            if request.pictures == Pictures.NOW and self.cache.capacity - len(sequence) <= self._longest(request):
+            longest = self.writing.longest(request)
+            if request.pictures == Pictures.NOW and self.cache.capacity - len(sequence) <= longest:
                 raise ValueError(
-                    f"prompt {index} has {len(sequence)} tokens and a picture takes {self._longest(request)}; the "
+                    f"prompt {index} has {len(sequence)} tokens and a picture takes {longest}; the "
                     f"context holds {self.cache.capacity}\nhint: shorten the prompt"
                 )
         return sequences
 
-    def _longest(self, request: Request) -> int:
-        """Most rows of the cache that one of the request's pictures takes."""
-        return max((self.drawing.rows_taken(name, request.size) for name in self.begins.values()), default=0)
-
-    def _prefill(self, rows: list[Row], batch: Batch, *, counts: list[int]) -> None:
-        embeddings = self.model.embed(batch.to(self.model.device))
-        # A collated batch may be padded further than to its longest row.
-        _, logits = self._forward([row.slots[0] for row in rows], embeddings[:, : max(counts)], counts=counts)
-        for row, scores in zip(rows, logits, strict=True):
-            row.logits = scores[None]
-            self.cache.copy([row.slots[0]] * len(row.slots), into=row.slots)
-
     @torch.inference_mode()
     def step(self) -> bool:
         """One step of all rows; those that end leave. False when none is left."""
-        self._take_tokens([row for row in self.rows if row.phase is Phase.TEXT])
-        drawing: dict[Settings, list[Row]] = defaultdict(list)
-        for row in self.rows:
-            if row.phase is Phase.MEDIA:
-                drawing[self.drawing.settings(row)].append(row)
-        writing = [row for row in self.rows if row.phase is Phase.TEXT]
-        for rows in drawing.values():
-            self._draw(rows)
-        if writing:
-            self._write(writing)
-        for row in [row for row in self.rows if row.phase is Phase.DONE]:
-            self.drop(row)
+        self.num_steps += 1
+        self.prompts.advance(self._in(Phase.PROMPT))
+        coded = self._in(Phase.CODES)  # not those that begin now: their branch has no logits yet
+        self.writing.take_tokens(self._in(Phase.TEXT))
+        self.writing.take_codes(coded)
+        for row in self._in(Phase.DONE):
+            self._leave(row)
+        self.writing.run(self.rows)
+        self._begin_items([row for row in self._in(Phase.MEDIA) if row.draft is None])
+        self._draw(self._in(Phase.MEDIA))
         return bool(self.rows)
 
     @torch.inference_mode()
     def drop(self, row: Row) -> None:
-        """Let a row leave, whatever it is doing; the others move up, so that the cache has no holes."""
+        """Let a row leave before its end, whatever it is doing."""
+        self._leave(row)
+
+    def _in(self, phase: Phase) -> list[Row]:
+        return [row for row in self.rows if row.phase is phase]
+
+    def _leave(self, row: Row) -> None:
+        """Take a row out; the others move up, so that the cache has no holes."""
+        self.context.keep(row)
         self.rows.remove(row)
+        row.draft = row.pen = None
         for slot in row.slots:
             self.cache.clear(slot)
         used = [slot for other in self.rows for slot in other.slots]
@@ -163,177 +172,65 @@ class Running:
         for other in self.rows:
             other.slots = [places[slot] for slot in other.slots]
 
-    def _take_tokens(self, rows: list[Row]) -> None:
-        """Take each row's next token and decide what it does with it."""
-        able = []
-        for row in rows:
-            if row.num_words >= row.request.max_new_tokens or self.cache.room(row.slots[0]) < 2:
-                self._finish(row, "length")
-            elif row.beams is not None:
-                self._extend_beams(row)
-            else:
-                able.append(row)
-        if not able:
-            return
-        logits = torch.cat([_logits_of(row) for row in able])
-        logits = logits.masked_fill(torch.stack([self._silent(row) for row in able]), float("-inf"))
-        tokens = next_tokens(
-            logits,
-            said=[row.said for row in able],
-            samplings=[row.request.sampling for row in able],
-            generators=[row.generator for row in able],
-        )
-        for row, token in zip(able, tokens, strict=True):
-            self._say(row, row.forced.popleft() if row.forced else token)
-
-    def _silent(self, row: Row) -> Bool[Tensor, " vocab"]:
-        """Tokens that a row may not say now."""
-        request = row.request
-        drawn = request.pictures == Pictures.NONE or row.num_pictures >= request.max_pictures
-        if drawn or self.cache.room(row.slots[0]) <= self._longest(request):
-            row.forced.clear()
-            return self.silent
-        return self.silent_but_begins
-
-    def _say(self, row: Row, token: int) -> None:
-        if token in self.stop_ids:
-            self._finish(row, "stop")
-            return
-        row.said.append(token)
-        if token in self.begins:
-            self._close_text(row)
-            row.phase, row.modality = Phase.MEDIA, self.begins[token]
-            self._tell(row, MediaStarted(len(row.parts), row.modality))
-            return
-        row.part_ids.append(token)
-        self._tell_text(row)
-
-    def _extend_beams(self, row: Row) -> None:
-        """Take the next token of each beam, and let the cache follow."""
-        beams = row.beams
-        assert beams is not None
-        logits = _logits_of(row).masked_fill(self.silent, float("-inf"))
-        # The last token needs no place in the cache, but greedy rows leave one free.
-        longest = min(row.request.max_new_tokens, len(beams.texts[0]) + self.cache.room(row.slots[0]) - 1)
-        sources = beams.extend(logits, stop_ids=self.stop_ids, max_length=longest)
-        if beams.done:
-            row.said = row.part_ids = list(beams.best.ids)
-            self._finish(row, "stop" if beams.best.stopped else "length")
-            return
-        row.said = list(beams.texts[0])
-        # Fewer than asked for go on where little may be said.
-        self.cache.copy([row.slots[source] for source in sources], into=row.slots[: len(sources)])
-
-    def _write(self, rows: list[Row]) -> None:
-        """Run the tokens that rows have just said."""
-        placed = []
-        for row in rows:
-            tokens = [row.said[-1]] if row.beams is None else row.beams.tokens
-            placed += zip(row.slots, tokens, strict=False)
-        placed.sort()  # rows that stand side by side are not gathered
-        ids = torch.tensor([[token] for _, token in placed], device=self.model.device)
-        slots = [slot for slot, _ in placed]
-        _, logits = self._forward(slots, self.model.backbone.embed(ids), counts=[1] * len(slots))
-        lines = {slot: line for line, slot in enumerate(slots)}
-        for row in rows:
-            row.logits = logits[[lines[slot] for slot in row.slots if slot in lines]]
+    def _begin_items(self, rows: list[Row]) -> None:
+        """Begin a draft in each row: behind its queries, or from the codes it has said."""
+        for name in dict.fromkeys(row.modality for row in rows):
+            drawn = [row for row in rows if row.modality == name]
+            if name not in self.drawing.makers:
+                for row in drawn:
+                    self.drawing.begin_coded(row)
+                continue
+            queries = self.model.maker(name).queries(1)
+            hidden = self.context.append_span(
+                drawn,
+                [queries] * len(drawn),
+                edges=self.model.vocabulary.edges(name),
+                contents=[slot_contents(name, Direction.OUT, "", length=len(queries))] * len(drawn),
+                wants=self.model.modality(name).reader is None,
+            )
+            for row, states in zip(drawn, hidden[:, 1:-1], strict=True):
+                self.drawing.begin(row, states)
 
     def _draw(self, rows: list[Row]) -> None:
-        """Make one item in each row, read it back, and leave the row in TEXT."""
-        model, name = self.model, rows[0].modality
-        tokens = model.vocabulary.span(name, Direction.OUT)
-        queries = model.maker(name).queries(1)
-        hidden = self._append_span(rows, [queries] * len(rows), begin=tokens.begin, end=tokens.end)
-        media = self.drawing.draw(
-            rows,
-            hidden[:, 1:-1],
-            on_step=lambda step, num_steps, latents: self._tell_progress(rows, step, num_steps),
+        """One denoising step of some of the drafts; rows whose drafts are done read them back and go on in TEXT."""
+        if not rows:
+            return
+        advanced = self.drawing.advance(rows, turn=self.num_steps)
+        done = []
+        for row in advanced:
+            assert row.draft is not None, "who was advanced has a draft"
+            if row.modality in self.drawing.makers:
+                self._tell(row, MediaProgress(len(row.parts), row.draft.step - 1, row.draft.num_steps))
+            if row.draft.step == row.draft.num_steps:
+                done.append(row)
+        if not done:
+            return
+        media = self.drawing.finish(done)
+        for name in dict.fromkeys(row.modality for row in done):
+            self._read_back(name, [pair for pair in zip(done, media, strict=True) if pair[0].modality == name])
+        for row, item in zip(done, media, strict=True):
+            self._tell(row, MediaFinished(len(row.parts), item))
+            row.parts.append(item)
+            row.num_pictures += 1
+            row.phase = Phase.TEXT
+
+    def _read_back(self, name: str, made: list[tuple[Row, Media]]) -> None:
+        """Let rows read what they have made. What was said in codes was read as it was said."""
+        values = self.drawing.read(name, [item for _, item in made]) if name in self.drawing.makers else None
+        if values is None:
+            return
+        tokens = self.model.vocabulary.span(name, Direction.IN)
+        self.context.append_span(
+            [row for row, _ in made],
+            values,
+            edges=(tokens.begin, tokens.end),
+            contents=[
+                slot_contents(name, Direction.IN, item.content.digest, length=len(value))
+                for (_, item), value in zip(made, values, strict=True)
+            ],
+            wants=True,
         )
-        values = self.drawing.read(name, media)
-        if values is not None:
-            tokens = model.vocabulary.span(name, Direction.IN)
-            self._append_span(rows, values, begin=tokens.begin, end=tokens.end)
-        for row, item in zip(rows, media, strict=True):
-            self._keep(row, item)
-
-    def _keep(self, row: Row, item: Media) -> None:
-        self._tell(row, MediaFinished(len(row.parts), item))
-        row.parts.append(item)
-        row.num_pictures += 1
-        row.phase = Phase.TEXT
-
-    def _append_span(
-        self, rows: list[Row], values: list[Tensor], *, begin: int, end: int
-    ) -> Float[Tensor, "rows seq d_model"]:
-        """Append begin token, slot values and end token to each row; return the hidden states of all of them."""
-        backbone = self.model.backbone
-        edges = backbone.embed(torch.tensor([[begin, end]], device=self.model.device))[0]
-        spans = [torch.cat([edges[:1], value.to(edges.dtype), edges[1:]]) for value in values]
-        embeddings = torch.nn.utils.rnn.pad_sequence(spans, batch_first=True)
-        slots = [row.slots[0] for row in rows]
-        hidden, logits = self._forward(slots, embeddings, counts=[len(span) for span in spans])
-        for row, scores in zip(rows, logits, strict=True):
-            row.logits = scores[None]
-        return hidden
-
-    def _forward(
-        self, slots: list[int], embeddings: Float[Tensor, "rows seq d_model"], *, counts: list[int]
-    ) -> tuple[Float[Tensor, "rows seq d_model"], Float[Tensor, "rows vocab"]]:
-        """Append embeddings to rows of the cache; return their hidden states and the next-token logits of each row."""
-        backbone = self.model.backbone
-        step = self.cache.step(slots, counts=counts)
-        hidden = backbone.hidden_states(
-            embeddings, positions=step.positions, mask=step.mask(backbone.dtype), cache=step
-        )
-        step.commit()
-        last = torch.tensor(counts, device=hidden.device) - 1
-        return hidden, backbone.logits(hidden[torch.arange(len(slots), device=hidden.device), last])
 
     def _tell(self, row: Row, event: Event) -> None:
         if self.on_event is not None:
             self.on_event(row.index, event)
-
-    def _tell_progress(self, rows: list[Row], step: int, num_steps: int) -> None:
-        for row in rows:
-            self._tell(row, MediaProgress(len(row.parts), step, num_steps))
-
-    def _tell_text(self, row: Row) -> None:
-        """Tell the text that is certain: an unfinished multi-byte character waits for its other bytes."""
-        if self.on_event is None:
-            return
-        more = self._untold(row)
-        if not more or more.endswith(UNFINISHED):
-            return
-        self._tell(row, TextDelta(len(row.parts), more))
-        row.told += more
-        row.window, row.num_told = row.num_told, len(row.part_ids)
-
-    def _untold(self, row: Row) -> str:
-        """What the tokens say that were not told. A few before them stand for all: what a token says depends on no
-        more, and telling stays linear in the length of a text."""
-        decode = self.model.tokenizer.decode
-        near = row.part_ids[row.window :]
-        return decode(near)[len(decode(near[: row.num_told - row.window])) :]
-
-    def _close_text(self, row: Row) -> None:
-        more = self._untold(row)
-        if more:
-            self._tell(row, TextDelta(len(row.parts), more))
-        if row.told or more:
-            row.parts.append(Text(row.told + more))
-        row.part_ids, row.told, row.window, row.num_told = [], "", 0, 0
-
-    def _finish(self, row: Row, reason: str) -> None:
-        self._close_text(row)
-        row.phase = Phase.DONE
-        self._tell(row, Done(reason))
-
-
-def num_slots(request: Request) -> int:
-    """Rows of the cache that a request takes."""
-    return getattr(request.sampling, "num_beams", 1)
-
-
-def _logits_of(row: Row) -> Float[Tensor, "beams vocab"]:
-    assert row.logits is not None, "every forward leaves a row with its next logits"
-    return row.logits

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limner.backbone.hf import Backbone
 from limner.modalities.base import LossTerm
-from limner.tokens.batch import IGNORED, Batch
+from limner.tokens.batch import Batch
 
 MIN_CHUNK, MAX_CHUNK = 64, 1024
 """Positions whose logits exist at the same time: enough for a matrix product, and never gigabytes."""
@@ -23,8 +23,20 @@ NUM_CHUNKS = 64
 
 
 def text_loss(backbone: Backbone, hidden: Float[Tensor, "batch seq d_model"], batch: Batch) -> LossTerm:
-    """Cross entropy in nats: sum over targets, and their number. The label at i is predicted from hidden i - 1."""
-    rows, columns = torch.nonzero(batch.labels[:, 1:] != IGNORED, as_tuple=True)
+    """Cross entropy in nats of the targets that are words: sum and number. The label at i is predicted from hidden
+    i - 1."""
+    return _loss_at(backbone, hidden, batch, where=batch.words())
+
+
+def code_loss(
+    backbone: Backbone, hidden: Float[Tensor, "batch seq d_model"], batch: Batch, *, modality: str
+) -> LossTerm:
+    """The same of the targets that are codes of a modality, among all that might be said there."""
+    return _loss_at(backbone, hidden, batch, where=batch.codes_of(modality))
+
+
+def _loss_at(backbone: Backbone, hidden: Tensor, batch: Batch, *, where: Bool[Tensor, "batch seq"]) -> LossTerm:
+    rows, columns = torch.nonzero(where[:, 1:], as_tuple=True)
     targets = batch.labels[rows, columns + 1]
     states = hidden[rows, columns]
     if torch.is_grad_enabled():

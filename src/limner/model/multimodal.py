@@ -4,7 +4,8 @@
         --backbone--> hidden states --> text loss, and at `out` slots the condition of each decoder's loss
 
 Owns placing and reading spans. Knows no modality by name and no paper: a modality with a decoder is drawn, one with an
-encoder is read.
+encoder is read, one with a quantizer is said. What is said in codes are tokens like words, so nothing is placed for it
+and its loss is the text's, told apart by the modality's name.
 """
 
 import dataclasses
@@ -19,10 +20,11 @@ from limner.backbone.prefix import hidden_states_behind, serves_prefixes
 from limner.data.mixture import source_of
 from limner.document.document import Direction, Media
 from limner.document.rows import Placeholder
-from limner.modalities.base import Features, LossTerm, Maker, Modality, Reader
+from limner.modalities.base import Features, LossTerm, Maker, Modality, Reader, Speller
 from limner.modalities.noise import keyed_generator
 from limner.model.anchor import anchor
-from limner.model.losses import sums_by_source, text_loss
+from limner.model.codes import SpokenCodes
+from limner.model.losses import code_loss, sums_by_source, text_loss
 from limner.tokens.batch import Batch, SpanBatch
 from limner.tokens.render import Renderer
 from limner.tokens.template import Template
@@ -58,7 +60,14 @@ class MultimodalLM(nn.Module):
         self.modalities = nn.ModuleDict(modalities)
         self.vocabulary = vocabulary
         self.tokenizer = tokenizer
-        self.render = Renderer(template=template, tokenizer=tokenizer, vocabulary=vocabulary, measure=self.span_length)
+        self._check_codes()
+        self.render = Renderer(
+            template=template,
+            tokenizer=tokenizer,
+            vocabulary=vocabulary,
+            measure=self.span_length,
+            spell=SpokenCodes(self.speller),
+        )
 
     @property
     def device(self) -> torch.device:
@@ -90,8 +99,27 @@ class MultimodalLM(nn.Module):
             raise ValueError(f"the model cannot make `{name}`\nhint: it can only read it")
         return maker
 
+    def speller(self, name: str) -> Speller:
+        """The `out` side of a modality that is said in codes. Raises ValueError where the model does not say it."""
+        speller = self.modality(name).speller
+        if speller is None:
+            raise ValueError(f"the model does not say `{name}` in codes\nhint: it has no quantizer for it")
+        return speller
+
+    def _check_codes(self) -> None:
+        """Raise ValueError where vocabulary and modalities do not agree on what is said in codes."""
+        for name in self.modalities:
+            speller = self.modality(name).speller
+            num_codes = 0 if speller is None else speller.quantizer.num_codes
+            if len(self.vocabulary.code_ids(name) if name in self.vocabulary.codes else ()) != num_codes:
+                raise ValueError(
+                    f"the quantizer of `{name}` has {num_codes} codes, its block in the vocabulary is "
+                    f"{self.vocabulary.codes.get(name, 'not there')}\n"
+                    "hint: Vocabulary.grow(..., codes={modality: quantizer.num_codes})"
+                )
+
     def span_length(self, media: Media, direction: Direction) -> int:
-        """Slots of a media part in a direction, known before any forward."""
+        """Slots of a media part in a direction that features or queries will fill, known before any forward."""
         if direction is Direction.OUT:
             return self.maker(media.modality).queries.num_queries
         reader = self.reader(media.modality)
@@ -149,7 +177,7 @@ class MultimodalLM(nn.Module):
         noise_key: tuple[int | str, ...],
         made: Collection[str] | None = None,
     ) -> dict[str, LossTerm]:
-        """Loss terms by name: "text" (nats per target) and one per modality that is made.
+        """Loss terms by name: "text" (nats per target) and one per modality that is made (in codes: nats per code).
 
         `made` names the modalities whose decoder loss is wanted; None wants all.
         `noise_key` (seed, step) together with each item's key decides its timesteps and noise.
@@ -162,8 +190,12 @@ class MultimodalLM(nn.Module):
             # A batch without targets goes backward through the model too.
             terms[TEXT] = dataclasses.replace(text, sum=text.sum + anchor([], device=self.device, also=hidden))
         for name in self.modalities:
+            if made is not None and name not in made:
+                continue
+            if name in self.vocabulary.codes and hidden is not None:
+                terms[name] = code_loss(self.backbone, hidden, batch, modality=name)
             maker = self.modality(name).maker
-            if maker is None or (made is not None and name not in made):
+            if maker is None:
                 continue
             spans = batch.spans.get((name, Direction.OUT))
             if spans is None:

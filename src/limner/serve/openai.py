@@ -15,7 +15,7 @@ import base64
 import binascii
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from limner.document.media import Image
 from limner.generate.events import Done, Event, MediaFinished, MediaProgress, MediaStarted, TextDelta
 from limner.generate.request import Pictures, Request
 from limner.generate.sampling import Sampling
-from limner.serve.schema import AudioPart, ChatBody, ChatMessage, ContentPart, ImagePart, ImagesBody, TextPart
+from limner.serve.schema import AudioPart, ChatBody, ChatMessage, ContentPart, ImagePart, TextPart
 
 AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "ogg": "audio/ogg"}
 
@@ -67,29 +67,14 @@ def to_request(body: ChatBody, *, limits: Limits) -> Request:
         pictures=Pictures(body.pictures),
         guidance_scale=body.image.guidance_scale,
         num_inference_steps=min(body.image.num_inference_steps, limits.max_steps),
+        stop=stops_of(body.stop),
         seed=body.seed,
     )
 
 
-def to_requests(body: ImagesBody, *, limits: Limits) -> list[Request]:
-    """One request per picture, seeds counted on. Raises BadRequest for a picture that is too large."""
-    document = Document.chat([("user", [body.prompt])])
-    size = _size(body.size)
-    if size is not None and not 0 < size[0] * size[1] <= limits.max_drawn_pixels:
-        raise BadRequest(f"{body.size} pixels; most are {limits.max_drawn_pixels} in all", param="size")
-    return [
-        Request(
-            document,
-            max_new_tokens=1,
-            max_pictures=1,
-            pictures=Pictures.NOW,
-            guidance_scale=body.image.guidance_scale,
-            num_inference_steps=min(body.image.num_inference_steps, limits.max_steps),
-            size=size,
-            seed=body.seed + number,
-        )
-        for number in range(body.n)
-    ]
+def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
+    """What ends a reply, as OpenAI's field gives it: one, several, or none."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
 
 
 def to_document(messages: Sequence[ChatMessage], *, limits: Limits) -> Document:
@@ -121,18 +106,21 @@ def _part(part: ContentPart, *, where: str, limits: Limits) -> Part:
 
 
 def image_of(url: str, *, where: str, limits: Limits) -> Image:
-    """The picture of a data URL, its size checked before a pixel is decoded. Raises BadRequest."""
+    """The picture of a data URL. Raises BadRequest."""
     if not url.startswith("data:"):
         raise BadRequest("pictures are taken as data URLs; this server fetches nothing", param=where)
     if len(url) * 3 // 4 > limits.max_media_bytes:
         raise BadRequest(f"the picture has more than {limits.max_media_bytes} bytes", param=where)
+    return checked(lambda: Image.from_data_url(url, name=where), where=where, limits=limits)
+
+
+def checked(read: Callable[[], Image], *, where: str, limits: Limits) -> Image:
+    """A picture that can be decoded, its size checked before a pixel is. Raises BadRequest."""
     try:
-        image = Image.from_data_url(url, name=where)
+        image = read()
         height, width = image.size
         check_pixels(width, height, limits=limits)
         image.pil()
-    except BadRequest:
-        raise
     except ValueError as error:
         raise BadRequest(str(error).partition("\n")[0], param=where) from error
     return image
@@ -238,15 +226,10 @@ class Answer:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def images_response(pictures: Iterable[Image]) -> dict[str, Any]:
-    """The answer to /v1/images/generations: PNG in base64."""
-    data = [{"b64_json": picture.data_url().partition(",")[2]} for picture in pictures]
-    return {"created": int(time.time()), "data": data, "output_format": "png"}
-
-
 def error_body(message: str, *, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error as OpenAI's clients read it."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    """An error as OpenAI's clients read it. What a client sent and UTF-8 cannot hold is written out."""
+    written = [text and text.encode(errors="backslashreplace").decode() for text in (message, param)]
+    return {"error": {"message": written[0], "type": kind, "param": written[1], "code": code}}
 
 
 def sse(data: dict[str, Any]) -> str:
@@ -256,11 +239,3 @@ def sse(data: dict[str, Any]) -> str:
 
 def _part_id(part: int) -> str:
     return f"part-{part}"
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    """(height, width) of "WIDTHxHEIGHT"; None leaves it to the decoder."""
-    if text in (None, "auto"):
-        return None
-    width, _, height = text.partition("x")
-    return int(height), int(width)

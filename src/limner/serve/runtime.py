@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from limner.generate.engine import Engine
 from limner.generate.events import Done, Event
 from limner.generate.request import Request, Row
-from limner.generate.running import Running, num_slots
+from limner.generate.running import Running
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,9 @@ class Runtime:
     def submit(self, request: Request) -> Ticket:
         """Let a request wait for its turn; called on an event loop. Raises Full, Closed, and ValueError for a request
         that could never run."""
-        if num_slots(request) > self.num_rows:
-            raise ValueError(f"{num_slots(request)} beams; the server has {self.num_rows} rows\nhint: ask for fewer")
+        needed = self._running.num_slots(request)
+        if needed > self.num_rows:
+            raise ValueError(f"the request takes {needed} rows; the server has {self.num_rows}\nhint: fewer beams")
         ticket = Ticket(request, asyncio.get_running_loop())
         with self._changed:
             if self._closing:
@@ -152,9 +153,9 @@ class Runtime:
     def _next(self) -> list[Ticket]:
         """Tickets that have a place now, in the order in which they came."""
         free, joining = self._running.num_free, []
-        while self._waiting and num_slots(self._waiting[0].request) <= free:
+        while self._waiting and self._running.num_slots(self._waiting[0].request) <= free:
             ticket = self._waiting.popleft()
-            free -= num_slots(ticket.request)
+            free -= self._running.num_slots(ticket.request)
             joining.append(ticket)
         return joining
 
@@ -173,7 +174,7 @@ class Runtime:
             return
         for ticket, row in zip(tickets, rows, strict=True):
             ticket.row = row
-            ticket.num_prompt_tokens = self._running.cache.lengths[row.slots[0]]
+            ticket.num_prompt_tokens = row.num_prompt_tokens
             self._joined[row.index] = ticket
 
     def _on_event(self, index: int, event: Event) -> None:

@@ -6,10 +6,19 @@ What OpenAI's own clients always send and nothing here depends on (`user`, `meta
 
 from typing import Annotated, Any, Literal
 
+from fastapi import UploadFile
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_TEXT = 200_000
 """Characters of one text part."""
+MAX_PROMPT = 32_000
+"""Characters of what is to be drawn."""
+MAX_SHOWN = 16
+"""Pictures that an edit may show."""
+MAX_STOPS = 4
+"""Texts that may end a reply."""
+
+StopText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class _Body(BaseModel):
@@ -96,16 +105,16 @@ class ChatBody(_Sampled):
     temperature: float = Field(default=0.0, ge=0.0, le=2.0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     n: Literal[1] = 1
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     pictures: Literal["auto", "none", "now"] = "auto"
     image: ImageOptions = Field(default_factory=ImageOptions)
 
 
-class ImagesBody(_Sampled):
-    """POST /v1/images/generations."""
+class _Drawn(BaseModel):
+    """What the routes of pictures share."""
 
-    prompt: str = Field(min_length=1, max_length=32_000)
     n: int = Field(default=1, ge=1, le=10)
     size: str | None = Field(default=None, pattern=r"^(auto|\d{1,4}x\d{1,4})$")
     response_format: Literal["b64_json"] = "b64_json"
@@ -113,4 +122,31 @@ class ImagesBody(_Sampled):
     quality: str | None = None
     background: str | None = None
     moderation: str | None = None
+
+
+class ImagesBody(_Sampled, _Drawn):
+    """POST /v1/images/generations."""
+
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT)
     image: ImageOptions = Field(default_factory=ImageOptions)
+
+
+class _Shown(_Sampled, _Drawn, ImageOptions):
+    """A form that shows pictures; how pictures are drawn stands beside, because `image` is what is shown."""
+
+    metadata: str | None = None
+
+
+class EditForm(_Shown):
+    """POST /v1/images/edits: pictures and what is to become of them. `image[]` is how OpenAI's clients name several."""
+
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT)
+    image: list[UploadFile] = Field(default_factory=list, max_length=MAX_SHOWN)
+    images: list[UploadFile] = Field(default_factory=list, max_length=MAX_SHOWN, alias="image[]")
+    input_fidelity: str | None = None
+
+
+class VariationForm(_Shown):
+    """POST /v1/images/variations: one picture."""
+
+    image: UploadFile

@@ -5,10 +5,11 @@ become flat slot indices, so features are placed and hidden states are read by i
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limner.document.document import Direction
@@ -46,6 +47,7 @@ class Batch:
     sources:    names of the mixture's sources, the same in every batch.
     source_ids: index into `sources` of the document at each position, -1 for padding; None where nobody named sources.
     keys:       `keys[b][d - 1]` is the key of the document that `documents[b]` numbers d.
+    codes:      modality -> (first id, number of ids) of what is said in codes, as in the vocabulary.
     capacity:   tokens that the rows may hold, which is more than they are padded to; 0 where nothing limits them.
     """
 
@@ -57,6 +59,7 @@ class Batch:
     sources: tuple[str, ...] = ()
     source_ids: Int[Tensor, "batch seq"] | None = None
     keys: tuple[tuple[str, ...], ...] = ()
+    codes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     capacity: int = 0
 
     @property
@@ -68,6 +71,18 @@ class Batch:
     def pack_efficiency(self) -> float:
         """Share of what the rows may hold that is tokens."""
         return self.num_tokens / max(1, self.capacity or self.ids.numel())
+
+    def words(self) -> Bool[Tensor, "batch seq"]:
+        """Where a target stands that is no code."""
+        found = self.labels != IGNORED
+        for name in self.codes:
+            found &= ~self.codes_of(name)
+        return found
+
+    def codes_of(self, modality: str) -> Bool[Tensor, "batch seq"]:
+        """Where a target stands that is a code of a modality."""
+        first, number = self.codes[modality]
+        return (self.labels >= first) & (self.labels < first + number)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on another device."""

@@ -8,7 +8,7 @@ from limner.document.document import Direction, Media
 @dataclass(frozen=True)
 class Span:
     """`length` slots from `start` on belong to media `item`; `edge` tokens stand on either side of them: one (begin,
-    end), or none."""
+    end), or none. The slots of a `coded` span are codes: tokens like words, which nothing overwrites."""
 
     modality: str
     direction: Direction
@@ -16,6 +16,7 @@ class Span:
     length: int
     item: int
     edge: int = 1
+    coded: bool = False
 
     @property
     def outer(self) -> tuple[int, int]:

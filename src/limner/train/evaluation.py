@@ -8,6 +8,7 @@ The noise of an item is keyed by (seed, stage, "evaluation", item): nothing of t
 import torch
 
 from limner.model.multimodal import MultimodalLM
+from limner.tokens.batch import Batch
 from limner.train.parallel import World
 from limner.train.stage import Evaluation, Stage
 from limner.train.terms import StepLosses
@@ -25,6 +26,11 @@ class Evaluator:
         self.world = world
         self.loader = batching.loader(evaluation.mixture, model=model, rank=world.rank, num_ranks=world.size)
         self._start = self.loader.state_dict()
+
+    def first_batch(self) -> Batch:
+        """The first batch of this rank, on the CPU."""
+        self.loader.load_state_dict(self._start)
+        return self.loader.next_batch()
 
     @torch.no_grad()
     def __call__(self) -> dict[str, float]:

@@ -104,6 +104,9 @@ def contents(batches: Sequence[Batch], *, seconds: float, waited: float, world: 
     for batch in batches:
         for (modality, _), spans in batch.spans.items():
             counts[f"{modality}s"] = counts.get(f"{modality}s", 0) + len(spans.lengths)
+        for modality in batch.codes:
+            key = f"{modality}_codes"
+            counts[key] = counts.get(key, 0) + int(batch.codes_of(modality).sum())
     counts["room"] = sum(batch.capacity or batch.ids.numel() for batch in batches)
     counts = (world or World()).sum_counts(counts)
     room = counts.pop("room")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from jaxtyping import Int
@@ -39,6 +40,24 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class Stepwise(Protocol):
+    """An objective with parts that follow what they saw instead of a gradient (a codebook, say)."""
+
+    def stepped(self, model: MultimodalLM, *, noise_key: NoiseKey, taken: bool) -> None:
+        """Called on every rank after each step. `taken`: whether its loss and gradient were finite."""
+        ...
+
+
+@runtime_checkable
+class Illustrated(Protocol):
+    """An objective that draws its own samples, in place of the run's."""
+
+    def sheet(self, model: MultimodalLM, batch: Batch) -> PIL.Image.Image:
+        """What to look at, of a batch of the stage, held-out where the stage has such."""
+        ...
+
+
 @dataclass(frozen=True)
 class Multimodal:
     """The model's own terms: text and one per modality that is made (all, or those in `made`)."""
@@ -49,8 +68,10 @@ class Multimodal:
         return model(batch, noise_key=noise_key, made=self.made)
 
     def count(self, batch: Batch) -> dict[str, float]:
-        """Targets of the text, made items of each modality."""
-        counts = {TEXT: float((batch.labels[:, 1:] != IGNORED).sum())} if batch.labels.numel() else {}
+        """Words of the text, codes or made items of each modality."""
+        counts = {TEXT: float(batch.words()[:, 1:].sum())} if batch.labels.numel() else {}
+        for name in batch.codes if self.made is None else set(batch.codes) & set(self.made):
+            counts[name] = float(batch.codes_of(name)[:, 1:].sum())
         for (name, direction), spans in batch.spans.items():
             if direction is Direction.OUT and (self.made is None or name in self.made):
                 counts[name] = float(len(spans.lengths))

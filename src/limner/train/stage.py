@@ -20,8 +20,10 @@ from limner.data.loader import Loader
 from limner.data.mixture import Mixture
 from limner.data.packing import BestFit, Packing
 from limner.data.pictures import PictureLoader
+from limner.document.document import Direction
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.batch import Batch
+from limner.tokens.render import Renderer
 from limner.train.objectives import Multimodal, Objective
 from limner.train.optim import TorchOptimizer
 
@@ -169,20 +171,26 @@ class Packed:
         self, mixture: Mixture, *, model: MultimodalLM, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
     ) -> BatchLoader:
         """A packing loader."""
-        collate = Collator(model, cache=FeatureCache(model))
+        cache = FeatureCache(model)
+        # Lengths are known before packing, so codes come from the cache into the renderer.
+        render = model.render
+        for name in model.vocabulary.codes:
+            cache.require(name, Direction.OUT)
+            render = render.spelling(cache.spell)
+        collate = Collator(model, cache=cache)
         return self._loader(
-            mixture, model=model, collate=collate, rank=rank, num_ranks=num_ranks, num_workers=num_workers
+            mixture, render=render, collate=collate, rank=rank, num_ranks=num_ranks, num_workers=num_workers
         )
 
     def uncached_loader(self, mixture: Mixture, *, model: MultimodalLM) -> Loader:
         """The same rows with items as they are preprocessed: no weight of the model is looked at."""
-        return self._loader(mixture, model=model, collate=Collator(model))
+        return self._loader(mixture, render=model.render, collate=Collator(model))
 
     def _loader(
         self,
         mixture: Mixture,
         *,
-        model: MultimodalLM,
+        render: Renderer,
         collate: Collator,
         rank: int = 0,
         num_ranks: int = 1,
@@ -190,7 +198,7 @@ class Packed:
     ) -> Loader:
         return Loader(
             mixture,
-            render=model.render,
+            render=render,
             collate=collate,
             row_length=self.row_length,
             num_rows=self.num_rows,

@@ -29,6 +29,7 @@ from limner.train.evaluation import Evaluator
 from limner.train.execution import Execution, set_training, uses_bfloat16, widen
 from limner.train.interruption import Stopped, StopSignals
 from limner.train.metrics import Metrics, Values, contents, documents_so_far
+from limner.train.objectives import Illustrated, Stepwise
 from limner.train.optim import MovingAverage, build_optimizer
 from limner.train.parallel import ObjectiveModule, accumulating, clip_gradients, gathered, rewritten
 from limner.train.profiling import StepProfiler
@@ -162,12 +163,15 @@ class Trainer:
         total = sum(stage.loss_weights[name] * value for name, value in means.items() if stage.loss_weights[name])
         if step == 0:
             check_band(total, stage=stage)
-        if math.isfinite(total) and math.isfinite(norm):
+        taken = math.isfinite(total) and math.isfinite(norm)
+        if taken:
             self.bad_in_a_row = 0
             self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.parameters)
-        else:
+        if isinstance(stage.objective, Stepwise):
+            stage.objective.stepped(self.model, noise_key=(self.seed, stage.name, step), taken=taken)
+        if not taken:
             self._skip(step, loss=total, norm=norm)
         seconds = time.perf_counter() - started
         return {
@@ -230,10 +234,25 @@ class Trainer:
             self.average.swap(self.parameters)
 
     def _sample(self, done: int) -> None:
-        if self.on_sample is not None:
-            with self._result(), gathered(self.module):
-                if self.world.is_first:
-                    self.on_sample(self.model, done)
+        objective = self.stage.objective
+        if self.on_sample is None and not isinstance(objective, Illustrated):
+            return
+        with self._result(), gathered(self.module):
+            if self.world.is_first and isinstance(objective, Illustrated):
+                self._draw_sheet(objective, done)
+            elif self.world.is_first and self.on_sample is not None:
+                self.on_sample(self.model, done)
+
+    def _draw_sheet(self, objective: Illustrated, done: int) -> None:
+        """<stage>/samples/<step>.png: always the same held-out batch, or else the next one of the training."""
+        if self.evaluator is not None:
+            batch = self.evaluator.first_batch().to(self.model.device)
+        else:
+            with self.loader.measuring() as batches:
+                batch = next(batches)
+        path = self.directory / "samples" / f"{done:07d}.png"
+        path.parent.mkdir(exist_ok=True)
+        objective.sheet(self.model, batch).save(path)
 
     def _evaluate(self, done: int) -> dict[str, float]:
         """Held-out losses where they are due; the best weights so far are handed on."""

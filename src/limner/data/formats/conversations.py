@@ -2,12 +2,16 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from limner.data.formats import rows
 from limner.data.formats.rows import Read, Row
+from limner.document.audio import Audio
 from limner.document.document import Document, Media, Part, Role, Text
 from limner.document.media import File, Image
+from limner.document.rows import read_audio, read_text
+from limner.document.video import Video
 
 SPEAKERS: Mapping[str, Role] = {
     "human": "user",
@@ -69,7 +73,8 @@ def keyed_chat(row: Row, read: Read) -> Document:
     """{"messages": [{"role", "content"}], "images"?, "sounds"?, ...}: a list of items for each kind of placeholder.
 
     `KEYED_MEDIA` lists the kinds. Items are taken in order across the messages, and all of them must be used. An item
-    of "documents" is the text itself; one of "imagebinds" is a picture, a sound or, with any other ending, a text.
+    of "documents" is the text itself; one of "imagebinds" is a picture, a sound or, with any other ending, a text. A
+    sound may also be {"array", "sampling_rate"}. Payloads are of their kind: Image, Audio, Video, TextFile.
     """
     items = {kind: _items(row, key) for kind, (key, _) in KEYED_MEDIA.items()}
     turns: list[tuple[Role, list[Part]]] = []
@@ -143,12 +148,15 @@ def _items(row: Row, key: str) -> list[Any]:
 
 
 def _keyed_payload(item: Any, *, key: str, read: Read) -> Image | File:
+    """The payload of a row's item: the kind that the row's key says, for imagebind the one that the ending says."""
     name = item if isinstance(item, str) else item.get("path") if isinstance(item, Mapping) else ""
     name = str(name or "").lower()
     if key == "documents" or (key == "imagebinds" and not name.endswith((*PICTURE_ENDINGS, ".wav"))):
-        if not isinstance(item, str):
-            raise ValueError(f"row key `{key}` holds {item!r:.60}; expected text\nhint: give the text itself")
-        return File.from_bytes(item.encode(), name=f"{key}.txt")
+        return read_text(item, Path())
     if key == "images" or name.endswith(PICTURE_ENDINGS):
         return rows.picture(item, key=key, read=read)
-    return rows.file(item, key=key, read=read)
+    if key == "videos":
+        return rows.file(item, key=key, read=read, kind=Video)
+    if isinstance(item, Mapping) and item.get("array") is not None:
+        return read_audio(item, Path())
+    return rows.file(item, key=key, read=read, kind=Audio)

@@ -6,6 +6,7 @@ Which of the two is given and which is learned is the format's name: `caption` w
 from limner.data.formats import rows
 from limner.data.formats.rows import Read, Row
 from limner.document.document import Direction, Document, Media, Text
+from limner.document.video import Video
 
 
 def native(row: Row, read: Read) -> Document:
@@ -35,7 +36,7 @@ def image_image(row: Row, read: Read) -> Document:
 def video_caption(row: Row, read: Read) -> Document:
     """{"video", "caption"} -> a page on which the film is read and the caption is written."""
     words = rows.text(row, "caption")
-    film = rows.file(rows.value(row, "video", kind=object), key="video", read=read)
+    film = rows.file(rows.value(row, "video", kind=object), key="video", read=read, kind=Video)
     return Document.page([Media(film, modality="video", directions=(Direction.IN,)), words])
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from limner.document.document import Document
-from limner.document.media import File, Image
+from limner.document.media import File, Image, Kind
 
 Row = Mapping[str, Any]
 Read = Callable[[str], bytes]
@@ -42,12 +42,12 @@ def picture(item: Any, *, key: str, read: Read) -> Image:
     return Image.from_bytes(data, name=name)
 
 
-def file(item: Any, *, key: str, read: Read) -> File:
-    """The sound, moving picture or other file that a row's item names or holds."""
+def file(item: Any, *, key: str, read: Read, kind: type[Kind] = File) -> Kind:
+    """The sound, moving picture or other file that a row's item names or holds, as a payload of `kind`."""
     if isinstance(item, str) and item.startswith("data:"):
-        return File.from_data_url(item, name=key)
+        return kind.from_data_url(item, name=key)
     data, name = _content(item, key=key, read=read)
-    return File.from_bytes(data, name=name)
+    return kind.from_bytes(data, name=name)
 
 
 def _content(item: Any, *, key: str, read: Read) -> tuple[bytes, str]:

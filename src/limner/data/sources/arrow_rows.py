@@ -56,6 +56,12 @@ class ArrowRows:
             raise
 
 
+def saved_table(path: Path) -> Any:
+    """The table of an arrow file, or of a folder that `save_to_disk` wrote, its rows as they are stored."""
+    url = storage.canonical(path)
+    return (_open_folder([url], split=None) if path.is_dir() else _open_files([url])).with_format("arrow")
+
+
 def _datasets() -> Any:
     try:
         import datasets

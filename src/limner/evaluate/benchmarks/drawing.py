@@ -1,13 +1,17 @@
-"""Drawing: known things asked for in new wordings, recognised by their neighbours.
+"""Drawing: known things asked for in new wordings, recognised by their neighbours. 200 where no limit is given.
 
 Each drawing is looked up among all pictures of the drawn style, one per name. Controls: drawings
 held against other prompts (luck), and what is the best to hope for: the target itself through the
 autoencoder, and the same thing in the style's earlier edition.
+
+Files, with the repository: emoji/*.tar (in the folder `data`)
 """
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +24,24 @@ from limner.document.document import Document, Media
 from limner.document.media import Image
 from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, Unit, answer, drawn
+from limner.evaluate.benchmarks.emoji import (
+    DRAWN,
+    EARLIER,
+    Judges,
+    at_target_size,
+    both_judges,
+    decoder_of,
+    to_image,
+    trained,
+)
 from limner.evaluate.intervals import bootstrap, permuted, share
-from limner.evaluate.metrics.retrieval import Judge, best_of_cluster
+from limner.evaluate.metrics.retrieval import best_of_cluster
+from limner.evaluate.presets import refuse_choices
 from limner.generate.request import Pictures, Request
 from limner.modalities.base import Decoder
-from limner.model.multimodal import MultimodalLM
 
 DEPTHS = (1, 5, 10)
-MODALITY = "image"
+DEFAULT_COUNT = 200
 
 
 @dataclass(frozen=True)
@@ -37,11 +51,11 @@ class Drawing:
 
     library: Library
     siblings: Library
-    judges: Sequence[Judge]
+    judges: Judges
     name: str = "drawing"
 
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
-        """Draw one name of each of `limit` concepts."""
+        """Draw one name of each of `limit` concepts (None: 200)."""
         places = self._targets(limit=limit, seed=seed)
         records = [self.library.records[place] for place in places]
         prompts = [prompt(record, seed=seed) for record in records]
@@ -54,14 +68,15 @@ class Drawing:
             if record.name in self.siblings.by_name
         ]
         scores = [self._share_drawn_unasked(engine, prompts, records)]
-        for judge in self.judges:
+        judges = self.judges(engine.model)
+        for judge in judges:
             title = f"judge: {judge.name}"
             scores += self._scores(f"{title}; drawn", judge.ranks(drawings), places)
             scores += self._scores(f"{title}; bound, autoencoder", judge.ranks(restored), places)
             if older:
                 where, pictures = zip(*older, strict=True)
                 scores += self._scores(f"{title}; bound, other edition", judge.ranks(pictures), where)
-        ranked = self.judges[0].ranks(drawings)
+        ranked = judges[0].ranks(drawings)
         return Outcome(
             name=self.name,
             setup=(
@@ -73,7 +88,14 @@ class Drawing:
             scores=tuple(scores),
             examples=self._examples(drawings, records, ranked, places),
             items=tuple(
-                {"prompt": asked.messages[0].text, "name": record.name, "rank": float(row[place])}
+                {
+                    "key": record.key,
+                    "cluster": record.concept,
+                    "prompt": asked.messages[0].text,
+                    "name": record.name,
+                    "rank": float(row[place]),
+                    "score": float(row[place] <= DEPTHS[1]),
+                }
                 for asked, record, row, place in zip(prompts, records, ranked, places, strict=True)
             ),
             settings={"seed": seed, "guidance_scale": Request(prompts[0]).guidance_scale},
@@ -86,7 +108,7 @@ class Drawing:
         for place, record in enumerate(self.library.records):
             by_concept.setdefault(record.concept, []).append(place)
         chosen = [rng.choice(places) for places in by_concept.values()]
-        return rng.sample(chosen, min(len(chosen), limit or len(chosen)))
+        return rng.sample(chosen, min(len(chosen), limit or DEFAULT_COUNT))
 
     def _scores(self, title: str, ranked: Tensor, places: Sequence[int]) -> list[Score]:
         """Hits within each depth, by name and by concept, and the mean rank."""
@@ -153,24 +175,6 @@ def draw(engine: Respondent, prompts: Sequence[Document], *, seed: int) -> list[
     return [drawn(reply)[0] for reply in answer(engine, requests)]
 
 
-def decoder_of(model: MultimodalLM) -> Decoder:
-    """What the model draws with. Raises ValueError when it cannot draw."""
-    decoder = model.modality(MODALITY).decoder
-    if decoder is None:
-        raise ValueError(f"the model cannot make `{MODALITY}`\nhint: benchmark one that draws")
-    return decoder
-
-
-def gallery(library: Library, *, decoder: Decoder) -> list[Image]:
-    """The pictures of a library at the size that the decoder draws, in the library's order."""
-    return [at_target_size(record.image(), decoder=decoder) for record in library.records]
-
-
-def at_target_size(image: Image, *, decoder: Decoder) -> Image:
-    """A picture as the decoder would see it as a target."""
-    return _to_image(decoder.preprocess(Media(image)))
-
-
 @torch.inference_mode()
 def through_autoencoder(image: Image, *, decoder: Decoder) -> Image:
     """A picture encoded and decoded again: the best that the decoder could draw."""
@@ -178,9 +182,11 @@ def through_autoencoder(image: Image, *, decoder: Decoder) -> Image:
     device = next(decoder.parameters()).device
     latents = decoder.encode(pixels.to(device))
     autoencoder: Any = decoder.get_submodule("autoencoder")
-    return _to_image(autoencoder.decode(latents)[0])
+    return to_image(autoencoder.decode(latents)[0])
 
 
-def _to_image(pixels: Tensor) -> Image:
-    scaled = ((pixels.float().clamp(-1, 1) + 1.0) * 127.5).round()
-    return Image.from_array(scaled.permute(1, 2, 0).to("cpu", torch.uint8).numpy())
+def load(folder: Path, *, preset: str = "", split: str = "") -> Drawing:
+    """The drawn style of the emoji set."""
+    refuse_choices("drawing", preset=preset, split=split)
+    library = trained(folder, DRAWN)
+    return Drawing(library, trained(folder, EARLIER), functools.partial(both_judges, library))

@@ -3,11 +3,13 @@
 Files, from the `data` folder of the package `easy-vqa` (MIT): <split>/questions.json, <split>/images/*.png
 """
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from limner.evaluate.annotations import Record, read_json
 from limner.evaluate.benchmarks.gqa import exact
 from limner.evaluate.benchmarks.short_answers import Asked, ShortAnswers
+from limner.evaluate.metrics.naming import normalized
 from limner.evaluate.presets import PLAIN, chosen
 
 PRESETS = (PLAIN,)
@@ -15,17 +17,30 @@ PRESETS = (PLAIN,)
 
 def load(folder: Path, *, preset: str = "", split: str = "test") -> ShortAnswers:
     """The benchmark of a split."""
+    asked = [_asked(row, folder / split / "images") for row in read_json(folder / split / "questions.json")]
+    known = {answer.lower() for one in asked for answer in one.answers}
     return ShortAnswers(
         name="easy_vqa",
-        asked=[_asked(row, folder / split / "images") for row in read_json(folder / split / "questions.json")],
+        asked=asked,
         preset=chosen(PRESETS, preset, benchmark="easy_vqa"),
         metric=exact,
-        what="The answer, word for word; case and a final period do not count.",
+        what=(
+            "The answer, word for word; case and a final period do not count. Names the answer: of the "
+            f"{len(known)} answers of the benchmark, the one that the reply names first is right."
+        ),
+        others={"names the answer": lambda reply, answers: named_first(reply, answers, among=known)},
     )
+
+
+def named_first(reply: str, answers: Sequence[str], *, among: Collection[str]) -> float:
+    """1 where the first word of the reply that is an answer to any question is the answer to this one."""
+    said = next((word for word in normalized(reply).split() if word in among), "")
+    return float(said in {answer.lower() for answer in answers})
 
 
 def _asked(row: Record, pictures: Path) -> Asked:
     if not isinstance(row.value, list) or len(row.value) != 3:
         raise row.wrong("expected [question, answer, picture]", hint="is this the file of this benchmark?")
     question, answer, picture = row.value
-    return Asked(f"{picture}/{question}", pictures / f"{picture}.png", str(question), (str(answer),))
+    group = "yes or no" if answer in ("yes", "no") else "what"
+    return Asked(f"{picture}/{question}", pictures / f"{picture}.png", str(question), (str(answer),), group)

@@ -2,11 +2,14 @@
 
 Every picture gets one held-out question, the reply is greedy and in words only. Scores by part of
 the set, each with the replies held against other pictures (luck) and the best constant reply.
+
+Files, with the repository: emoji/heldout-*.tar (in the folder `data`)
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 
@@ -16,8 +19,10 @@ from limner.data.story_text import HELD_OUT
 from limner.document.document import Document
 from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, answer
+from limner.evaluate.benchmarks.emoji import held_out_concepts, held_out_styles
 from limner.evaluate.intervals import permuted, share
 from limner.evaluate.metrics import naming
+from limner.evaluate.presets import refuse_choices
 from limner.generate.request import Pictures, Request
 
 MAX_NEW_TOKENS = 32
@@ -53,7 +58,7 @@ class Naming:
                 parts[f"{label}, without people"] = [record.group != PEOPLE for record in records]
                 examples = table.examples()
             scores += [s for part, kept in parts.items() for s in table.scores(part, kept)]
-            items += [{"set": label, **item} for item in table.items()]
+            items += [{"set": label, **item, "key": f"{label}/{item['key']}"} for item in table.items()]
         return Outcome(
             name=self.name,
             setup=(
@@ -133,9 +138,11 @@ class _Table:
         return [
             {
                 "key": record.key,
+                "cluster": record.concept,
                 "name": record.name,
                 "reply": reply,
                 **{name: bool(square[place, place]) for name, square in self.hits.items()},
+                "score": float(self.hits["any word"][place, place]),
             }
             for place, (record, reply) in enumerate(zip(self.records, self.replies, strict=True))
         ]
@@ -144,3 +151,9 @@ class _Table:
 def _sample(records: Sequence[Record], *, limit: int | None, seed: int) -> list[Record]:
     count = len(records) if limit is None else min(limit, len(records))
     return random.Random(f"naming/{seed}").sample(list(records), count)
+
+
+def load(folder: Path, *, preset: str = "", split: str = "") -> Naming:
+    """The held-out parts of the emoji set."""
+    refuse_choices("naming", preset=preset, split=split)
+    return Naming(held_out_styles(folder), held_out_concepts(folder))

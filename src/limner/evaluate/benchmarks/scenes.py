@@ -12,6 +12,7 @@ scored are replies, whatever made them. Every score has a control: the same meas
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy
 
@@ -24,6 +25,7 @@ from limner.evaluate.benchmark import Example, Outcome, Score, Unit, answer, dra
 from limner.evaluate.intervals import permuted, share
 from limner.evaluate.metrics import layout
 from limner.evaluate.metrics.scenes import mark_square, read, said_shape, shape_scene
+from limner.evaluate.presets import refuse_choices
 from limner.generate.request import Pictures, Request
 
 DEFAULT_COUNT = 200
@@ -106,8 +108,14 @@ class SceneReading:
                 for document, reply, ok in zip(documents, said, right, strict=True)
             ),
             items=tuple(
-                {"asked": document.messages[0].text, "truth": wanted, "reply": reply, "right": ok}
-                for document, wanted, reply, ok in zip(documents, truth, said, right, strict=True)
+                {
+                    "key": str(number),
+                    "asked": document.messages[0].text,
+                    "truth": wanted,
+                    "reply": reply,
+                    "score": float(ok),
+                }
+                for number, (document, wanted, reply, ok) in enumerate(zip(documents, truth, said, right, strict=True))
             ),
         )
 
@@ -180,9 +188,11 @@ class SceneDrawing:
             ),
             items=tuple(
                 {
+                    "key": str(place),
                     "asked": document.messages[0].text,
                     "drawn": None if scene is None else scene.key,
                     **dict(zip(STATED, map(bool, square[place, place]), strict=True)),
+                    "score": float(square[place, place].mean()),
                 }
                 for place, (document, scene) in enumerate(zip(documents, found, strict=True))
             ),
@@ -269,8 +279,15 @@ class ScenePages:
             baseline="",
             scores=tuple(scores),
             items=tuple(
-                {"asked": document.messages[0].text, "reply": text, "places": ours, "wanted": theirs}
-                for document, text, ours, theirs in zip(documents, texts, found, wanted, strict=True)
+                {
+                    "key": str(number),
+                    "asked": document.messages[0].text,
+                    "reply": text,
+                    "places": found[number],
+                    "wanted": wanted[number],
+                    "score": float(alike[number, number]),
+                }
+                for number, (document, text) in enumerate(zip(documents, texts, strict=True))
             ),
             settings={"guidance_scale": self.guidance_scale, "num_inference_steps": self.num_inference_steps},
         )
@@ -313,3 +330,21 @@ def _square(found: Sequence[Scene | None], wanted: Sequence[Scene | None]) -> nu
     square = numpy.zeros((len(found), len(wanted), len(STATED)))
     square[:, [scene is not None for scene in wanted]] = mark_square(found, stated)
     return square
+
+
+def load_reading(folder: Path, *, preset: str = "", split: str = "") -> SceneReading:
+    """Scenes that were never shown, described and asked about; made on the spot, no files."""
+    refuse_choices("scene_reading", preset=preset, split=split)
+    return SceneReading()
+
+
+def load_drawing(folder: Path, *, preset: str = "", split: str = "") -> SceneDrawing:
+    """Scenes that were never drawn, drawn from their texts; made on the spot, no files."""
+    refuse_choices("scene_drawing", preset=preset, split=split)
+    return SceneDrawing()
+
+
+def load_pages(folder: Path, *, preset: str = "", split: str = "") -> ScenePages:
+    """Pages of scenes, illustrated where the instruction wants it; made on the spot, no files."""
+    refuse_choices("scene_pages", preset=preset, split=split)
+    return ScenePages()

@@ -4,7 +4,7 @@ A benchmark of this kind is a file that reads its public format into `Asked` and
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import numpy
 from limner.document.media import Image
 from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, answer
-from limner.evaluate.intervals import bootstrap, permuted
+from limner.evaluate.intervals import permuted, share
 from limner.evaluate.presets import Preset
 
 Metric = Callable[[str, Sequence[str]], float]
@@ -49,13 +49,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class ShortAnswers:
-    """`what` says which metric it is; `submission` turns (asked, reply) pairs into what the server takes."""
+    """`what` says which metric it is; `submission` turns (asked, reply) pairs into what the server takes.
+
+    `others` are measures besides the benchmark's own, by name.
+    """
 
     name: str
     asked: Sequence[Asked]
     preset: Preset
     metric: Metric
     what: str
+    others: Mapping[str, Metric] = field(default_factory=dict)
     submission: Callable[[Sequence[tuple[Asked, str]]], Any] = field(
         default=lambda pairs: [{"question_id": asked.key, "answer": reply} for asked, reply in pairs]
     )
@@ -89,33 +93,36 @@ class ShortAnswers:
         for one, reply in known:
             if one.group:
                 groups.setdefault(one.group, []).append((one, reply))
-        return tuple(self._score(group, pairs) for group, pairs in groups.items() if pairs)
-
-    def _score(self, group: str, pairs: Sequence[tuple[Asked, str]]) -> Score:
-        clusters = [picture_of(one) for one, _ in pairs]
-        values = [self.metric(reply, one.answers) for one, reply in pairs]
-        some = pairs[:MOST_SHUFFLED]
-        square = numpy.array([[self.metric(reply, one.answers) for one, _ in some] for _, reply in some])
-        return Score(
-            name=group,
-            value=bootstrap(values, clusters=clusters),
-            num_items=len(pairs),
-            shuffled=permuted(square, clusters=clusters[: len(some)]),
-            baseline=self._best_constant([one for one, _ in pairs]),
-        )
-
-    def _best_constant(self, asked: Sequence[Asked]) -> float:
-        """What the best of the commonest answers would score, said to every question."""
-        counts: dict[str, int] = {}
-        for one in asked:
-            for text in set(one.answers):
-                counts[text] = counts.get(text, 0) + 1
-        common = sorted(counts, key=lambda text: (-counts[text], text))[:NUM_CONSTANTS]
-        return max(float(numpy.mean([self.metric(text, one.answers) for one in asked])) for text in common)
+        found = [_score(group, pairs, metric=self.metric) for group, pairs in groups.items() if pairs]
+        return (*found, *(_score(name, known, metric=metric) for name, metric in self.others.items() if known))
 
     def _item(self, one: Asked, reply: str) -> dict[str, Any]:
         score = {"score": self.metric(reply, one.answers)} if one.answers else {}
         return {"key": one.key, "cluster": picture_of(one), "question": one.question, "reply": reply, **score}
+
+
+def _score(name: str, pairs: Sequence[tuple[Asked, str]], *, metric: Metric) -> Score:
+    clusters = [picture_of(one) for one, _ in pairs]
+    values = [metric(reply, one.answers) for one, reply in pairs]
+    some = pairs[:MOST_SHUFFLED]
+    square = numpy.array([[metric(reply, one.answers) for one, _ in some] for _, reply in some])
+    return Score(
+        name=name,
+        value=share(values, clusters=clusters),
+        num_items=len(pairs),
+        shuffled=permuted(square, clusters=clusters[: len(some)]),
+        baseline=_best_constant([one for one, _ in pairs], metric=metric),
+    )
+
+
+def _best_constant(asked: Sequence[Asked], *, metric: Metric) -> float:
+    """What the best of the commonest answers would score, said to every question."""
+    counts: dict[str, int] = {}
+    for one in asked:
+        for text in set(one.answers):
+            counts[text] = counts.get(text, 0) + 1
+    common = sorted(counts, key=lambda text: (-counts[text], text))[:NUM_CONSTANTS]
+    return max(float(numpy.mean([metric(text, one.answers) for one in asked])) for text in common)
 
 
 def drawn_questions(asked: Sequence[Asked], *, limit: int | None, seed: int) -> list[Asked]:

@@ -1,12 +1,16 @@
-"""Stories: does the model illustrate when it may, leave it when it may not, and draw what it tells?
+"""Stories: does the model illustrate when it may, leave it when it may not, and draw what it tells? 100 by default.
 
 A picture fits when the longest known name in the text since the picture before is among the nearest
 names of what was drawn. Controls: pictures held against the texts of other places, and the recipe's
 own stories under the same rule (a hero may have a longer name than what the picture shows).
+
+Files, with the repository: emoji/*.tar (in the folder `data`)
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy
 
@@ -17,11 +21,14 @@ from limner.document.document import Document, Media, Message, Part
 from limner.document.media import Image
 from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, Unit, answer, drawn
+from limner.evaluate.benchmarks.emoji import DRAWN, own_judge, trained
 from limner.evaluate.intervals import bootstrap, permuted, share
 from limner.evaluate.metrics.naming import holds, normalized
 from limner.evaluate.metrics.retrieval import Judge
+from limner.evaluate.presets import refuse_choices
 from limner.generate.request import Request
 from limner.generate.sampling import Sampling
+from limner.model.multimodal import MultimodalLM
 
 DEPTH = 5
 SAMPLING = Sampling(temperature=0.7)
@@ -40,15 +47,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Stories:
-    """`library` holds one picture per name: the gallery of `judge`, in this order."""
+    """`library` holds one picture per name: the gallery of the judge of a model, in this order."""
 
     library: Library
-    judge: Judge
+    judge: Callable[[MultimodalLM], Judge]
     name: str = "stories"
 
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask for `limit` stories (None: 100) with pictures, and for as many in words only."""
         count = 100 if limit is None else limit
+        judge = self.judge(engine.model)
         asked = [self._request(number, seed=seed) for number in range(count)]
         replies = tell(engine, asked, seed=seed)
         places = [
@@ -58,14 +66,14 @@ class Stories:
                 named_pictures(reply.parts, names=self.library.names), drawn(reply), strict=True
             )
         ]
-        fits, example_ranks = self._fits(places)
+        fits, ranked = self._fits(places, judge=judge)
         return Outcome(
             name=self.name,
             setup=(
                 "Stories about random things of the training split in held-out wordings, "
                 f"temperature {SAMPLING.temperature}; where pictures go is the model's choice. A "
                 "picture fits when the longest name in the text before it is within rank "
-                f"{DEPTH} of {len(self.library.names)}, judge: {self.judge.name}. Intervals by "
+                f"{DEPTH} of {len(self.library.names)}, judge: {judge.name}. Intervals by "
                 "story. Requests for words only have wordings of training."
             ),
             baseline="chance",
@@ -76,10 +84,15 @@ class Stories:
             ),
             examples=tuple(
                 Example((p.picture,), f"{p.name or '(no name)'}\nrank {rank:g}", rank <= DEPTH)
-                for p, rank in zip(places, example_ranks, strict=True)
+                for p, rank in zip(places, ranked, strict=True)
             ),
             items=tuple(
-                {"request": request.messages[0].text, "reply": _as_text(reply, places, number)}
+                {
+                    "key": str(number),
+                    "request": request.messages[0].text,
+                    "reply": _as_text(reply, places, number),
+                    "score": _share_fitting(places, ranked, number),
+                }
                 for number, (request, reply) in enumerate(zip(asked, replies, strict=True))
             ),
             settings={
@@ -101,12 +114,12 @@ class Stories:
             Score("pictures per story", bootstrap(per_story, clusters=own), num_stories, Unit.NUMBER),
         ]
 
-    def _fits(self, places: Sequence[Place]) -> tuple[list[Score], list[float]]:
+    def _fits(self, places: Sequence[Place], *, judge: Judge) -> tuple[list[Score], list[float]]:
         """Scores of the pictures, and the rank of each (infinite without a name before it)."""
         if not places:
             return [], []
         column = {record.name: number for number, record in enumerate(self.library.records)}
-        ranked = self.judge.ranks([place.picture for place in places]).numpy()
+        ranked = judge.ranks([place.picture for place in places]).numpy()
         columns = [column.get(place.name, -1) for place in places]
         square = numpy.where(numpy.array(columns) >= 0, ranked[:, columns], numpy.inf)
         clusters = [place.story for place in places]
@@ -191,3 +204,16 @@ def _apart(seed: int) -> int:
 def _as_text(reply: Message, places: Sequence[Place], story: int) -> str:
     names = iter([place.name for place in places if place.story == story])
     return "".join(f" [{next(names)}]" if isinstance(part, Media) else part.text for part in reply.parts)
+
+
+def _share_fitting(places: Sequence[Place], ranked: Sequence[float], story: int) -> float:
+    """The share of a story's pictures that fit; 0 for a story without pictures."""
+    fitting = [rank <= DEPTH for place, rank in zip(places, ranked, strict=True) if place.story == story]
+    return sum(fitting) / len(fitting) if fitting else 0.0
+
+
+def load(folder: Path, *, preset: str = "", split: str = "") -> Stories:
+    """Stories about the things of the emoji set."""
+    refuse_choices("stories", preset=preset, split=split)
+    library = trained(folder, DRAWN)
+    return Stories(library, functools.partial(own_judge, library))

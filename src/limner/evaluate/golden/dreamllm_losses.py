@@ -96,7 +96,7 @@ def _diffusion(
     """Latents, what the UNet was given and gave, and what that is compared with."""
     noise = draws.noise
     if draws.offset_noise is not None:
-        noise = noise + creation.decoder.noise_offset * draws.offset_noise
+        noise = noise + creation.decoder.denoising.noise_offset * draws.offset_noise
     noisy, predicted = zip(*calls, strict=True)
     found = {
         "latents": creation.latents,

@@ -36,6 +36,16 @@ class Autoencoder(nn.Module, ABC):
     size: int
     latent_shape: tuple[int, int, int]
 
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent, along an edge."""
+        return self.size // self.latent_shape[1]
+
+    def pixel_size(self, latents: Float[Tensor, "items channels latent_height latent_width"]) -> tuple[int, int]:
+        """The size (h, w), in pixels, of the pictures of latents."""
+        height, width = latents.shape[-2:]
+        return height * self.downsampling, width * self.downsampling
+
     @abstractmethod
     def encode(
         self, pixels: Float[Tensor, "items 3 height width_px"]

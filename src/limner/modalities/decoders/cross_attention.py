@@ -4,8 +4,8 @@ Owns the processor that does it over diffusers' `Attention`. Assumes that within
 with one and the same condition: then every cross-attention computes keys and values at the first step and finds them
 at all others, which gives the same numbers. Outside of it, in training above all, nothing is kept.
 
-    keep_conditions(unet)              once, when the decoder is built
-    with condition_kept(): steps...    around the steps of one call
+    keep_conditions(unet)                once, when the decoder is built
+    with condition_kept(kept): step      around each step with that condition, `kept` being a dict of its own
 """
 
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ _KEPT: ContextVar[dict[Attention, tuple[Tensor, Tensor]] | None] = ContextVar("k
 
 
 @contextmanager
-def condition_kept() -> Iterator[None]:
-    """Keep the keys and values of conditions from their first use on, in this thread, until the block ends."""
-    token = _KEPT.set({})
+def condition_kept(kept: dict[Any, Any]) -> Iterator[None]:
+    """In this thread and block, take keys and values of the condition from `kept`; what is missing is put there."""
+    token = _KEPT.set(kept)
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from limner.modalities.quantizers.blocks import (
     FeedForward,
     SelfAttention,
     attend_to_all,
+    grid_places,
     initialise,
 )
 
@@ -63,9 +64,14 @@ class FeatureDecoder(nn.Module):
         self.blocks = nn.ModuleList(FeatureBlock(width, num_heads=num_heads, hidden=hidden) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
         self.out = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width_out))
-        nn.init.trunc_normal_(self.positions, std=0.02)
-        nn.init.trunc_normal_(self.queries, std=0.02)  # alike, they would stay alike
         self.apply(initialise)
+        # Codes are of unit length and not normed, their places are told by nothing else: smaller, attention would begin
+        # as good as blind to both.
+        nn.init.normal_(self.in_proj.weight)
+        nn.init.normal_(self.positions)
+        # Alike, queries would stay alike; large, they would hide what they gather.
+        with torch.no_grad():
+            self.queries.copy_(0.02 * grid_places(num_patches, width))
 
     def forward(
         self,

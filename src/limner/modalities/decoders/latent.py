@@ -1,15 +1,19 @@
 """What decoders that work in a latent space share: the way from noise to a picture, and how targets get their size.
 
-Owns the sampling loop: noise per item, guidance over branches, a sampler's steps, the autoencoder's decode. Assumes a
-frozen autoencoder and a network that predicts something of noisy latents given a condition; what it predicts is between
-the network, the loss and the samplers of a subclass.
+Owns sampling: noise per item, guidance over branches, a sampler's steps, the autoencoder's decode. Assumes a frozen
+autoencoder and a network that predicts something of noisy latents given a condition, row by row, each at a time of its
+own; what it predicts is between the network, the loss and the samplers of a subclass.
 
 Data flow: generators -> noise -> [network on all branches -> guidance -> sampler step] x steps -> latents -> pixels.
-Latents stay in float32, in which samplers compute, whatever the network's type.
+Latents stay in float32, in which samplers compute, whatever the network's type. A step takes any number of drafts: the
+network sees the rows of all, everything else is each draft's own.
 """
 
+import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy
 import PIL.Image
@@ -24,6 +28,58 @@ from limner.modalities.guidance import Guidance
 from limner.modalities.samplers import Sampler
 
 OnStep = Callable[[int, int, Tensor], None]
+_NUMBERS = itertools.count()
+
+
+@dataclass(frozen=True)
+class Company:
+    """Drafts that take their steps together: their numbers, their condition rows, and what networks keep of these."""
+
+    numbers: tuple[int, ...]
+    rows: Float[Tensor, "rows queries width"]
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class LatentDraft:
+    """Pictures of one request under way.
+
+    condition:  what the network is told, branch by branch.
+    sampler:    with the history of this draft.
+    step_noise: of unit variance, for samplers that draw.
+    """
+
+    latents: Float[Tensor, "items channels latent_height latent_width"]
+    condition: Float[Tensor, "branches items queries width"]
+    guidance: Guidance
+    sampler: Sampler
+    step_noise: Iterator[Tensor]
+    step: int = 0
+    number: int = field(default_factory=_NUMBERS.__next__)
+    company: Company | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps in all."""
+        return len(self.sampler)
+
+    @property
+    def network_input(self) -> Float[Tensor, "rows channels latent_height latent_width"]:
+        """The latents as the network wants them now, once per branch."""
+        return self.sampler.scale_input(self.latents, step=self.step).repeat(len(self.condition), 1, 1, 1)
+
+    @property
+    def times(self) -> Tensor:
+        """The time of each row of the network's input."""
+        time = self.sampler.timesteps[self.step].to(self.latents.device)
+        return time.expand(self.condition.shape[0] * self.condition.shape[1])
+
+    def move(self, predictions: Float[Tensor, "rows channels latent_height latent_width"]) -> None:
+        """Take a step along what the network predicted for its rows."""
+        guided = self.guidance.combine(predictions.unflatten(0, self.condition.shape[:2]))
+        noise = next(self.step_noise) if self.sampler.draws_noise else None
+        self.latents = self.sampler.step(guided, self.latents, step=self.step, noise=noise)
+        self.step += 1
 
 
 class LatentDecoder(Decoder):
@@ -43,7 +99,7 @@ class LatentDecoder(Decoder):
         self.condition_width = condition_width
         self.target_size = (autoencoder.size, autoencoder.size)
         self.draws_per_item = draws_per_item
-        self.size_multiple = autoencoder.size // autoencoder.latent_shape[1]
+        self.size_multiple = autoencoder.downsampling
         self.autoencoder = autoencoder.requires_grad_(False)
 
     @abstractmethod
@@ -90,22 +146,60 @@ class LatentDecoder(Decoder):
         Raises ValueError when the condition has other branches than `guidance` combines or other items than there are
         generators, for an unknown `sampler`, and for a `size` that does not divide by `size_multiple`.
         """
+        draft = self.begin(
+            condition,
+            guidance=guidance,
+            generators=generators,
+            num_inference_steps=num_inference_steps,
+            sampler=sampler,
+            size=size,
+        )
+        self._run(draft, on_step)
+        return self.finish([draft])[0]
+
+    def begin(
+        self,
+        condition: Float[Tensor, "branches items queries width"],
+        *,
+        guidance: Guidance,
+        generators: Sequence[torch.Generator],
+        num_inference_steps: int,
+        sampler: str = "",
+        size: tuple[int, int] | None = None,
+    ) -> LatentDraft:
+        """Pictures under way; arguments and errors as in `sample`."""
         _check_branches(condition, guidance)
         self._check(condition.flatten(0, 1), num_rows=len(generators) * guidance.num_branches)
         shape = self._latent_shape(size or self.target_size)
         trajectory = self.make_sampler(sampler or self.default_sampler, num_inference_steps=num_inference_steps)
         noise = _noise(shape, generators, device=condition.device)
-        latents = self.denoise(
-            next(noise) * trajectory.initial_scale,
-            condition,
-            guidance=guidance,
-            sampler=trajectory,
-            step_noise=noise if trajectory.draws_noise else (),
-            on_step=on_step,
-        )
-        return self.autoencoder.decode(latents)
+        latents = next(noise) * trajectory.initial_scale
+        return LatentDraft(latents, self.told(condition, latents), guidance, trajectory, noise)
+
+    def shape_of(self, draft: LatentDraft) -> Hashable:
+        """The shapes of a picture's latents and condition."""
+        return draft.latents.shape[1:], draft.condition.shape[2:]
 
     @torch.no_grad()
+    def advance(self, drafts: Sequence[LatentDraft]) -> None:
+        """One denoising step of each draft, in one call of the network."""
+        company = _company(drafts)
+        with condition_kept(company.kept):
+            predictions = self.predict(
+                torch.cat([draft.network_input for draft in drafts]),
+                torch.cat([draft.times for draft in drafts]),
+                company.rows,
+            )
+        rows = [draft.condition.shape[0] * draft.condition.shape[1] for draft in drafts]
+        for draft, own in zip(drafts, predictions.split(rows), strict=True):
+            draft.move(own)
+
+    @torch.no_grad()
+    def finish(self, drafts: Sequence[LatentDraft]) -> list[Float[Tensor, "items 3 height width_px"]]:
+        """The pictures of drafts that are done, RGB in [-1, 1], in one call of the autoencoder."""
+        pixels = self.autoencoder.decode(torch.cat([draft.latents for draft in drafts]))
+        return list(pixels.split([len(draft.latents) for draft in drafts]))
+
     def denoise(
         self,
         latents: Float[Tensor, "items channels latent_height latent_width"],
@@ -121,18 +215,24 @@ class LatentDecoder(Decoder):
         `step_noise` gives noise of unit variance for each step of a sampler that draws.
         """
         _check_branches(condition, guidance)
-        branches, items = condition.shape[:2]
-        rows, draws = condition.flatten(0, 1), iter(step_noise)
-        with condition_kept():
-            for step, time in enumerate(sampler.timesteps):
-                stacked = sampler.scale_input(latents, step=step).repeat(branches, 1, 1, 1)
-                predictions = self.predict(stacked, time.to(stacked.device).expand(len(stacked)), rows)
-                guided = guidance.combine(predictions.unflatten(0, (branches, items)))
-                noise = next(draws) if sampler.draws_noise else None
-                latents = sampler.step(guided, latents, step=step, noise=noise)
-                if on_step is not None:
-                    on_step(step, len(sampler), latents)
-        return latents
+        draft = LatentDraft(latents, self.told(condition, latents), guidance, sampler, iter(step_noise))
+        self._run(draft, on_step)
+        return draft.latents
+
+    def told(
+        self,
+        condition: Float[Tensor, "branches items queries width"],
+        latents: Float[Tensor, "items channels latent_height latent_width"],
+    ) -> Float[Tensor, "branches items told width"]:
+        """The condition as the network is told it when pictures of that size are sampled. Here: as it is."""
+        del latents
+        return condition
+
+    def _run(self, draft: LatentDraft, on_step: OnStep | None) -> None:
+        while draft.step < draft.num_steps:
+            self.advance([draft])
+            if on_step is not None:
+                on_step(draft.step - 1, draft.num_steps, draft.latents)
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         height, width = size
@@ -141,9 +241,8 @@ class LatentDecoder(Decoder):
                 f"size is {height}x{width}; expected multiples of {self.size_multiple}\n"
                 f"hint: {self.target_size[0]}x{self.target_size[1]} is what the decoder was trained for"
             )
-        channels, rows, _ = self.autoencoder.latent_shape
-        downsampling = self.target_size[0] // rows
-        return channels, height // downsampling, width // downsampling
+        downsampling = self.autoencoder.downsampling
+        return self.autoencoder.latent_shape[0], height // downsampling, width // downsampling
 
     def _check(self, condition: Tensor, *, num_rows: int) -> None:
         if condition.shape[-1] != self.condition_width or len(condition) != num_rows:
@@ -152,6 +251,17 @@ class LatentDecoder(Decoder):
                 f"expected ({num_rows}, queries, {self.condition_width})\n"
                 "hint: one generator per item and branch of the guidance, and a projector that ends in condition_width"
             )
+
+
+def _company(drafts: Sequence[LatentDraft]) -> Company:
+    """That of the last step where nobody joined or left since; else a new one, which has kept nothing yet."""
+    numbers = tuple(draft.number for draft in drafts)
+    company = drafts[0].company
+    if company is None or company.numbers != numbers:
+        company = Company(numbers, torch.cat([draft.condition.flatten(0, 1) for draft in drafts]))
+    for draft in drafts:
+        draft.company = company
+    return company
 
 
 def _check_branches(condition: Tensor, guidance: Guidance) -> None:

@@ -10,6 +10,7 @@ added, in sampling followed from noise to latents, then decoded to pixels.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +27,24 @@ from limner.modalities.decoders.latent import LatentDecoder, centre_crop, pixels
 from limner.modalities.samplers import Sampler, accepted, diffusion_sampler
 
 
+@dataclass(frozen=True, kw_only=True)
+class DenoisingLoss:
+    """How a decoder is trained; what it draws does not depend on it.
+
+    Args:
+        noise_offset: standard deviation of noise that is one number per channel, added to the noise.
+        input_perturbation: standard deviation of noise in the noisy latents that the target knows nothing of
+            (Ning et al. 2023).
+        snr_gamma: bound of the signal-to-noise weights (Hang et al. 2023, section 3.4); None weighs timesteps alike.
+        draws_per_item: (timestep, noise) pairs per item and step.
+    """
+
+    noise_offset: float = 0.0
+    input_perturbation: float = 0.0
+    snr_gamma: float | None = None
+    draws_per_item: int = 1
+
+
 class LatentDiffusion(LatentDecoder):
     """Denoising diffusion (Ho et al. 2020) in a latent space (Rombach et al. 2022).
 
@@ -34,11 +53,7 @@ class LatentDiffusion(LatentDecoder):
         unet: the network; its `cross_attention_dim` is the condition's width.
         scheduler: the scheduler json, of whichever class: betas, prediction_type ("epsilon" or "v_prediction"),
             clip_sample, spacing of timesteps. What it does not say is diffusers' default.
-        noise_offset: standard deviation of noise that is one number per channel, added to the noise.
-        input_perturbation: standard deviation of noise in the noisy latents that the target knows nothing of
-            (Ning et al. 2023).
-        snr_gamma: bound of the signal-to-noise weights (Hang et al. 2023, section 3.4); None weighs timesteps alike.
-        draws_per_item: (timestep, noise) pairs per item and step.
+        denoising: what its loss adds and how it weighs; None is the plain one.
 
     Raises ValueError when the UNet is for other latents than the autoencoder's, or the prediction_type is unknown.
     """
@@ -51,22 +66,19 @@ class LatentDiffusion(LatentDecoder):
         unet: UNet2DConditionModel,
         scheduler: Mapping[str, Any],
         *,
-        noise_offset: float = 0.0,
-        input_perturbation: float = 0.0,
-        snr_gamma: float | None = None,
-        draws_per_item: int = 1,
+        denoising: DenoisingLoss | None = None,
     ) -> None:
         config: Any = unet.config
-        super().__init__(autoencoder, condition_width=config.cross_attention_dim, draws_per_item=draws_per_item)
+        self.denoising = denoising or DenoisingLoss()
+        super().__init__(
+            autoencoder, condition_width=config.cross_attention_dim, draws_per_item=self.denoising.draws_per_item
+        )
         if config.in_channels != autoencoder.latent_shape[0]:
             raise ValueError(
                 f"the UNet takes {config.in_channels} channels; expected {autoencoder.latent_shape[0]}, the "
                 "autoencoder's\nhint: take both from one published model"
             )
         self.scheduler = dict(scheduler)
-        self.noise_offset = noise_offset
-        self.input_perturbation = input_perturbation
-        self.snr_gamma = snr_gamma
         self.unet = unet.requires_grad_(False)
         keep_conditions(self.unet)
         if self.prediction_type not in ("epsilon", "v_prediction"):
@@ -111,8 +123,8 @@ class LatentDiffusion(LatentDecoder):
             repeated,
             noise=normal(*shape),
             timesteps=timesteps.to(clean.device),
-            offset_noise=normal(shape[0], 1, 1) if self.noise_offset else None,
-            perturbation=normal(*shape) if self.input_perturbation else None,
+            offset_noise=normal(shape[0], 1, 1) if self.denoising.noise_offset else None,
+            perturbation=normal(*shape) if self.denoising.input_perturbation else None,
         )
         per_item = per_draw.detach().unflatten(0, (-1, draws)).sum(dim=1)
         return LossTerm(per_draw.sum(), per_draw.new_tensor(float(len(per_draw))), per_item=per_item)
@@ -132,14 +144,14 @@ class LatentDiffusion(LatentDecoder):
         The target knows the offset, but not the perturbation.
         """
         if offset_noise is not None:
-            noise = noise + self.noise_offset * offset_noise
-        disturbed = noise if perturbation is None else noise + self.input_perturbation * perturbation
+            noise = noise + self.denoising.noise_offset * offset_noise
+        disturbed = noise if perturbation is None else noise + self.denoising.input_perturbation * perturbation
         # alpha-bar of each item's timestep
         kept = self._schedule().alphas_cumprod.to(latents)[timesteps][:, None, None, None]
         prediction = self.predict(kept.sqrt() * latents + (1.0 - kept).sqrt() * disturbed, timesteps, condition)
         target = self.target(latents, noise=noise, timesteps=timesteps)
         error = (prediction - target.float()).square().mean(dim=(1, 2, 3))
-        return error if self.snr_gamma is None else error * self._snr_weight(kept.flatten())
+        return error if self.denoising.snr_gamma is None else error * self._snr_weight(kept.flatten())
 
     def target(
         self,
@@ -193,4 +205,4 @@ class LatentDiffusion(LatentDecoder):
         snr = kept / (1.0 - kept)
         if self.prediction_type == "v_prediction":
             snr = snr + 1.0
-        return snr.clamp(max=self.snr_gamma) / snr
+        return snr.clamp(max=self.denoising.snr_gamma) / snr

@@ -9,7 +9,7 @@ Assumes a UNet with `addition_embed_type` "text_time", and an autoencoder that k
 (`VariationalAutoencoder(..., keep_float32=True)`): SDXL's overflows in half precision.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,10 +21,8 @@ from torch.nn import functional
 from limner.document.document import Media
 from limner.modalities.base import LossTerm
 from limner.modalities.decoders.autoencoder import Autoencoder
-from limner.modalities.decoders.latent import OnStep, centre_crop, cut_corner, pixels_of
-from limner.modalities.decoders.latent_diffusion import LatentDiffusion
-from limner.modalities.guidance import Guidance
-from limner.modalities.samplers import Sampler
+from limner.modalities.decoders.latent import centre_crop, cut_corner, pixels_of
+from limner.modalities.decoders.latent_diffusion import DenoisingLoss, LatentDiffusion
 
 NUM_FACTS = 4
 """Height and width of the original, top and left of the cut, in pixels."""
@@ -70,20 +68,9 @@ class LatentDiffusionXL(LatentDiffusion):
         scheduler: Mapping[str, Any],
         *,
         pooled_width: int = 1280,
-        noise_offset: float = 0.0,
-        input_perturbation: float = 0.0,
-        snr_gamma: float | None = None,
-        draws_per_item: int = 1,
+        denoising: DenoisingLoss | None = None,
     ) -> None:
-        super().__init__(
-            autoencoder,
-            unet,
-            scheduler,
-            noise_offset=noise_offset,
-            input_perturbation=input_perturbation,
-            snr_gamma=snr_gamma,
-            draws_per_item=draws_per_item,
-        )
+        super().__init__(autoencoder, unet, scheduler, denoising=denoising)
         config: Any = unet.config
         expected = pooled_width + 6 * (config.addition_time_embed_dim or 0)
         if config.addition_embed_type != "text_time" or config.projection_class_embeddings_input_dim != expected:
@@ -120,23 +107,14 @@ class LatentDiffusionXL(LatentDiffusion):
         told = _with_facts(condition, latents[:, 0, -1, :NUM_FACTS])
         return super().loss(told, latents[..., :-1, :], generators=generators)
 
-    @torch.no_grad()
-    def denoise(
+    def told(
         self,
-        latents: Float[Tensor, "items channels latent_height latent_width"],
         condition: Float[Tensor, "branches items queries width"],
-        *,
-        guidance: Guidance,
-        sampler: Sampler,
-        step_noise: Iterable[Tensor] = (),
-        on_step: OnStep | None = None,
-    ) -> Float[Tensor, "items channels latent_height latent_width"]:
-        """As in `LatentDecoder`; a picture is its own original, uncut."""
-        facts = latents.new_tensor([*self._pixel_size(latents), 0, 0]).expand(*condition.shape[:2], -1)
-        told = _with_facts(condition, facts)
-        return super().denoise(
-            latents, told, guidance=guidance, sampler=sampler, step_noise=step_noise, on_step=on_step
-        )
+        latents: Float[Tensor, "items channels latent_height latent_width"],
+    ) -> Float[Tensor, "branches items told width"]:
+        """The condition and a row of facts: a picture is its own original, uncut."""
+        facts = latents.new_tensor([*self.autoencoder.pixel_size(latents), 0, 0]).expand(*condition.shape[:2], -1)
+        return _with_facts(condition, facts)
 
     def predict(
         self,
@@ -145,15 +123,11 @@ class LatentDiffusionXL(LatentDiffusion):
         condition: Float[Tensor, "rows queries width"],
     ) -> Float[Tensor, "rows channels latent_height latent_width"]:
         """The UNet's prediction, in float32; the last two rows of `condition` are the pooled one and the facts."""
-        target = noisy.new_tensor(self._pixel_size(noisy)).expand(len(noisy), -1)
+        target = noisy.new_tensor(self.autoencoder.pixel_size(noisy)).expand(len(noisy), -1)
         sizes = torch.cat([condition[:, -1, :NUM_FACTS].to(target), target], dim=1)
         pooled = condition[:, -2, : self.pooled_width].to(self.unet.dtype)
         added = {"text_embeds": pooled, "time_ids": sizes}
         return self._predict(noisy, timesteps, condition[:, :-2], added=added)
-
-    def _pixel_size(self, latents: Tensor) -> tuple[int, int]:
-        downsampling = self.target_size[0] // self.autoencoder.latent_shape[1]
-        return latents.shape[-2] * downsampling, latents.shape[-1] * downsampling
 
 
 def _with_facts(condition: Float[Tensor, "*items queries width"], facts: Tensor) -> Float[Tensor, "*items told width"]:

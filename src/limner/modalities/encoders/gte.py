@@ -20,6 +20,9 @@ from limner.modalities.base import Encoder, Features
 MAX_LENGTH = 512
 """Tokens of a text, the first and last special ones included."""
 
+MAX_PADDED = 1.25
+"""What padding may make of the tokens of texts that run together. One long text would make all others as long."""
+
 _NONE = -1
 """Stands behind a text that is shorter than the longest there may be."""
 
@@ -54,13 +57,32 @@ class GteEncoder(Encoder):
         return 1
 
     def forward(self, items: Int[Tensor, "items seq"]) -> Features:
-        """Means over the tokens, text by text."""
+        """Means over the tokens, text by text. Texts run with others of about their length."""
+        lengths = (items != _NONE).sum(dim=1).tolist()
+        rows = torch.empty(len(items), self.width, dtype=self.network.dtype, device=items.device)
+        for group in _groups(lengths):
+            rows[group] = self._means(items[group, : lengths[group[-1]]])
+        return Features(rows, torch.ones(len(rows), dtype=torch.long, device=rows.device))
+
+    def _means(self, items: Int[Tensor, "items seq"]) -> Float[Tensor, "items width"]:
         network: Any = self.network
-        items = items[:, : int((items != _NONE).sum(dim=1).max())]
         mask = items != _NONE
         states = network(input_ids=items.clamp(min=0), attention_mask=mask.long()).last_hidden_state
-        rows: Float[Tensor, "items width"] = (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        return Features(rows, torch.ones(len(rows), dtype=torch.long, device=rows.device))
+        return (states * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices by growing length, in groups that padding to their longest makes larger by a fourth at most."""
+    groups: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        tokens += lengths[index]
+        if groups and (len(groups[-1]) + 1) * lengths[index] <= MAX_PADDED * tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            tokens = lengths[index]
+    return groups
 
 
 def pack_sentences(sentences: Sequence[str], *, tokenizer: Any, limit: int = MAX_LENGTH) -> list[str]:

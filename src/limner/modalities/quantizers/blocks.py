@@ -5,6 +5,7 @@ How weights are formed is the caller's: `attend` takes queries, keys and values 
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -64,6 +65,21 @@ class FeedForward(nn.Module):
     def forward(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
         """Each row by itself."""
         return self.fc2(F.gelu(self.fc1(rows)))
+
+
+def grid_places(num_patches: int, width: int) -> Float[Tensor, "patches width"]:
+    """Where patches of a square grid stand, in sines and cosines of row and column, each number of order one: places
+    near to each other are alike from the start. For what is no square, noise."""
+    grid = round(num_patches**0.5)
+    noise = torch.randn(num_patches, width)
+    if grid**2 != num_patches or width < 8:
+        return noise
+    frequencies = torch.arange(1, width // 8 + 1) * (torch.pi / 2.0)
+    angles = torch.arange(grid)[:, None] / grid * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1) * 2.0**0.5  # [grid, width / 4]
+    rows, columns = waves[:, None].expand(-1, grid, -1), waves[None].expand(grid, -1, -1)
+    places = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    return F.pad(places, (0, width - places.shape[1])) + 0.1 * noise
 
 
 def initialise(module: nn.Module) -> None:

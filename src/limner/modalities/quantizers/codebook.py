@@ -2,7 +2,12 @@
 
 Rows are brought to unit length; a code is the nearest of the codebook's vectors, whose own lengths count (published
 codebooks are stored in bfloat16 and are not quite of unit length). The codebook is not trained by gradients: it
-follows the moving mean of what it is used for, starts from k-means, and codes that nobody uses are put where rows are.
+follows the moving mean of what it is used for, starts from k-means, and codes that nobody uses are put where rows are
+far from any code.
+
+A step of training may see several batches on several ranks: each batch is collected, and the codebook follows once,
+after the step. Sums and counts are those of the whole step, however it was cut; codes are revived from the rows of its
+first batch.
 """
 
 from typing import NamedTuple
@@ -23,6 +28,16 @@ class Quantized(NamedTuple):
     """Squared distance of each row to its code, mean over the width: the commitment loss of van den Oord et al."""
 
 
+class _Collected(NamedTuple):
+    """Of a step so far: sums of rows and their counts by code; rows of its first batch, and how far from their codes
+    they are."""
+
+    sums: Float[Tensor, "codes code_width"]
+    counts: Float[Tensor, " codes"]
+    rows: Float[Tensor, "rows code_width"]
+    distances: Float[Tensor, " rows"]
+
+
 class Codebook(nn.Module):
     """`num_codes` vectors. `decay` of the moving averages; a code used less than `revive_below` times per update, on
     the moving average, is replaced by a row of the batch (0 switches it off)."""
@@ -36,6 +51,7 @@ class Codebook(nn.Module):
         self.revive_below = revive_below
         self.register_buffer("vectors", F.normalize(torch.randn(num_codes, width), dim=-1))
         self.register_buffer("usage", torch.ones(num_codes))
+        self._collected: _Collected | None = None
 
     @property
     def num_codes(self) -> int:
@@ -58,51 +74,80 @@ class Codebook(nn.Module):
     def initialise(
         self, rows: Float[Tensor, "rows code_width"], *, generator: torch.Generator, steps: int = 10
     ) -> None:
-        """k-means by cosine over `rows`. Raises ValueError for fewer rows than codes."""
+        """k-means by cosine over `rows`, begun as k-means++ (Arthur & Vassilvitskii 2007): each next code is a row
+        drawn by its squared distance from those before. Raises ValueError for fewer rows than codes."""
         if len(rows) < self.num_codes:
             raise ValueError(
                 f"{len(rows)} rows to begin {self.num_codes} codes with; expected at least as many\n"
                 "hint: collect rows of more pictures"
             )
         unit = F.normalize(rows.float(), dim=-1)
-        chosen = torch.randperm(len(unit), generator=generator)[: self.num_codes]
-        self.vectors.copy_(unit[chosen.to(unit.device)])
+        weights = torch.ones(len(unit), device=unit.device)
+        for number in range(self.num_codes):
+            self.vectors[number] = unit[_drawn(weights, 1, generator=generator)[0]]
+            distances = (unit - self.vectors[number]).square().sum(dim=-1)
+            weights = distances if number == 0 else torch.minimum(weights, distances)
         for _ in range(steps):
-            codes = self.nearest(unit)
-            sums, counts = self._totals(unit, codes)
+            sums, counts = self._totals(unit, self.nearest(unit))
             used = counts > 0
             self.vectors[used] = F.normalize(sums[used], dim=-1)
-        self.usage.fill_(len(rows) / self.num_codes)
+        self.usage.fill_(1.0)
 
     @torch.no_grad()
     def update(
         self, rows: Float[Tensor, "rows code_width"], codes: Int[Tensor, " rows"], *, generator: torch.Generator
     ) -> None:
-        """Follow the rows of a step. Sums and counts are those of all ranks."""
+        """Follow the rows of a step that has one batch."""
+        self.collect(rows, codes)
+        self.follow(generator=generator)
+
+    @torch.no_grad()
+    def collect(self, rows: Float[Tensor, "rows code_width"], codes: Int[Tensor, " rows"]) -> None:
+        """Take in a batch of the step."""
         unit = F.normalize(rows.float(), dim=-1)
-        sums, counts = self._totals(unit, codes)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-            torch.distributed.all_reduce(counts)
-        self.usage.lerp_(counts, 1.0 - self.decay)
-        used = counts > 0
-        direction = F.normalize(sums[used], dim=-1)
+        totals = self._totals(unit, codes)
+        if self._collected is None:
+            distances = (unit - self.vectors[codes]).square().sum(dim=-1)
+            self._collected = _Collected(*totals, unit.detach(), distances)
+        else:
+            self._collected.sums.add_(totals[0])
+            self._collected.counts.add_(totals[1])
+
+    def forget(self) -> None:
+        """Drop what was collected: the step is not taken."""
+        self._collected = None
+
+    @torch.no_grad()
+    def follow(self, *, generator: torch.Generator) -> None:
+        """Move towards what was collected since the last call, on all ranks; all of them call this together, with
+        equal generators."""
+        found = self._collected or _Collected(
+            torch.zeros_like(self.vectors), torch.zeros_like(self.usage), self.vectors[:0], self.usage[:0]
+        )
+        self._collected = None
+        if _several_ranks():
+            torch.distributed.all_reduce(found.sums)
+            torch.distributed.all_reduce(found.counts)
+        self.usage.lerp_(found.counts, 1.0 - self.decay)
+        used = found.counts > 0
+        direction = F.normalize(found.sums[used], dim=-1)
         self.vectors[used] = F.normalize(self.vectors[used].lerp(direction, 1.0 - self.decay), dim=-1)
         if self.revive_below > 0.0:
-            self._revive(unit, generator=generator)
+            self._revive(found, generator=generator)
 
-    def _revive(self, unit: Tensor, *, generator: torch.Generator) -> None:
-        """Put dead codes where rows are: those of the first rank that has any, the same on all ranks."""
+    def _revive(self, found: "_Collected", *, generator: torch.Generator) -> None:
+        """Put dead codes where rows are, far ones more likely: those of the first rank that has any, the same on all
+        ranks."""
         dead = (self.usage < self.revive_below).nonzero().flatten()
         if not len(dead):
             return
-        fresh = unit.new_zeros(len(dead), unit.shape[1])
-        if len(unit):
-            fresh = unit[torch.randint(len(unit), (len(dead),), generator=generator).to(unit.device)]
-        has_rows = len(unit) > 0
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        has_rows = len(found.rows) > 0
+        fresh = self.vectors.new_zeros(len(dead), self.vectors.shape[1])
+        if has_rows:
+            fresh = found.rows[_drawn(found.distances, len(dead), generator=generator)]
+        if _several_ranks():
             size = torch.distributed.get_world_size()
-            source = torch.tensor(torch.distributed.get_rank() if has_rows else size, device=unit.device)
+            source = torch.tensor(torch.distributed.get_rank() if has_rows else size, device=fresh.device)
             torch.distributed.all_reduce(source, op=torch.distributed.ReduceOp.MIN)
             has_rows = int(source) < size
             if has_rows:
@@ -115,6 +160,17 @@ class Codebook(nn.Module):
         sums = torch.zeros_like(self.vectors).index_add_(0, codes, unit)
         counts = torch.zeros_like(self.usage).index_add_(0, codes, torch.ones_like(codes, dtype=self.usage.dtype))
         return sums, counts
+
+
+def _drawn(weights: Float[Tensor, " rows"], count: int, *, generator: torch.Generator) -> Int[Tensor, " count"]:
+    """Numbers of rows, drawn by their weights, on the generator's device and back."""
+    # A little for each: rows that lie on codes exactly may be all there are.
+    drawn = torch.multinomial(weights.cpu() + 1e-8, count, replacement=True, generator=generator)
+    return drawn.to(weights.device)
+
+
+def _several_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def perplexity(counts: Float[Tensor, " codes"]) -> float:

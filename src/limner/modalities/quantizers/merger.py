@@ -96,6 +96,23 @@ class TokenMerger(nn.Module):
         return Features(self.norm(rows[real]), lengths)
 
 
+class MeanOfShares(nn.Module):
+    """A plain grid in place of a merger: each patch of an even selection becomes the mean of its share."""
+
+    def exact(self, features: Float[Tensor, "items patches width"], keep: Float[Tensor, "items patches"]) -> Features:
+        """Raises ValueError for a selection that does not divide the grid."""
+        counts = (keep.detach() > 0.5).sum(dim=1)
+        grid, kept = round(features.shape[1] ** 0.5), round(int(counts[0]) ** 0.5)
+        if grid**2 != features.shape[1] or bool((counts != kept**2).any()) or grid % kept:
+            raise ValueError(
+                f"{counts.tolist()} of {features.shape[1]} patches are kept; expected the same square of each picture, "
+                "which divides the grid\nhint: select with EvenSelector"
+            )
+        maps = features.transpose(1, 2).unflatten(2, (grid, grid))
+        means = F.avg_pool2d(maps, grid // kept).flatten(2).transpose(1, 2)
+        return Features(means.flatten(0, 1), counts)
+
+
 def policy_attention(
     queries: Float[Tensor, "items heads rows head"],
     keys: Float[Tensor, "items heads keys head"],

@@ -39,6 +39,30 @@ class TokenSelector(nn.Module):
         return self.out(torch.cat([own, shared], dim=-1)).log_softmax(dim=-1)
 
 
+class EvenSelector(nn.Module):
+    """The same patches of every picture, spread evenly: what a learned selection is measured against.
+
+    Of `grid` x `grid` patches it keeps `kept` x `kept`, each the one nearest to the middle of its share. Nothing is
+    learned. Its answer is so sure that noise does not change it.
+    """
+
+    scores: Tensor
+
+    def __init__(self, *, grid: int, kept: int) -> None:
+        super().__init__()
+        if not 1 <= kept <= grid:
+            raise ValueError(f"{kept} patches a side of {grid} are to be kept\nhint: give 1 to {grid}")
+        places = [int((number + 0.5) * grid / kept) for number in range(kept)]
+        chosen = torch.zeros(grid, grid, dtype=torch.bool)
+        chosen[torch.tensor(places)[:, None], torch.tensor(places)] = True
+        sure = torch.stack([chosen, ~chosen], dim=-1).flatten(0, 1)  # [patches, 2]
+        self.register_buffer("scores", torch.where(sure, 0.0, -1e4), persistent=False)
+
+    def forward(self, features: Float[Tensor, "items patches width"]) -> Float[Tensor, "items patches 2"]:
+        """Log-probabilities of keeping and of dropping each patch."""
+        return self.scores.expand(len(features), -1, -1)
+
+
 def keep_mask(
     log_probabilities: Float[Tensor, "items patches 2"], *, noise: Float[Tensor, "items patches 2"] | None = None
 ) -> Float[Tensor, "items patches"]:

@@ -167,10 +167,26 @@ def mmbench(folder: Path) -> None:
     (folder / "mmbench_dev_en.tsv").write_text("".join("\t".join(row) + "\n" for row in [head, *rows]))
 
 
+def coco_drawing(folder: Path) -> None:
+    pictures(folder / "val2014", ["1.jpg", "2.jpg", "3.jpg"])
+    images = [{"id": key, "file_name": f"{key}.jpg"} for key in (1, 2, 3)]
+    said = [(1, "a red square"), (1, " "), (2, "a blue wall"), (3, "a red door")]
+    rows = [{"image_id": key, "caption": text} for key, text in said]
+    write(folder / "captions_val2014.json", {"images": images, "annotations": rows})
+
+
+def ln_coco_drawing(folder: Path) -> None:
+    pictures(folder / "val2017", [f"{key:012d}.jpg" for key in (7, 8)])
+    rows = [(7, "In this picture we see red."), (8, "Here is a blue wall."), (7, "Another one about red.")]
+    lines = [{"dataset_id": "mscoco_val2017", "image_id": str(key), "caption": text} for key, text in rows]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "coco_val_localized_narratives.jsonl").write_text(text)
+
+
 ALL: dict[str, Callable[[Path], None]] = {
     made.__name__: made
     for made in (
         vqav2, okvqa, vizwiz, textvqa, gqa, docvqa, infographicvqa, easy_vqa, pope, coco_captions, nocaps, flickr30k,
-        image_paragraphs, mmvet, mmbench,
+        image_paragraphs, mmvet, mmbench, coco_drawing, ln_coco_drawing,
     )
 }  # fmt: skip

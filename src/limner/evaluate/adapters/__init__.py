@@ -1,0 +1,1 @@
+"""Other people's suites of tasks, asked of our models."""
