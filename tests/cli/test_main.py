@@ -10,6 +10,11 @@ from typer.testing import CliRunner
 import limner as package
 from limner.cli import main as edge
 
+BUILT = ["--help", "--limit", "--max-items", "--media", "--output", "--seed", "-h", "SOURCE..."]
+ASKED = [
+    "--attempts", "--endpoint", "--help", "--key-variable", "--limit", "--max-items", "--media", "--model", "--output",
+    "--parallel", "--seed", "-h", "SOURCE...",
+]  # fmt: skip
 # Frozen: a verb or an option that goes or changes its name breaks somebody's script.
 OPTIONS = {
     "": ["--debug", "--help", "--version", "-h"],
@@ -26,6 +31,23 @@ OPTIONS = {
     "data": ["--help", "-h"],
     "data build": ["--help", "-h"],
     "data build emoji": ["--help", "--output", "--size", "--source", "-h"],
+    "data build speech-and-pictures": ["--help", "--output", "--source", "-h"],
+    "data build game-episodes": [
+        "--actions", "--environment", "--help", "--limit", "--media", "--output", "--rounds", "--seed", "--share",
+        "-h", "POLICY",
+    ],
+    **{
+        f"data build {name}": BUILT
+        for name in (
+            "llava-pretrain", "llava-finetune", "imagebind-pretrain", "imagebind-finetune", "whisper-pretrain",
+            "document-pretrain", "document-finetune", "xclip-pretrain", "xclip-finetune",
+        )
+    },
+    **{
+        f"data build {name}": ASKED
+        for name in ("multi-image-finetune", "whisper-finetune", "clap-pretrain", "clap-finetune")
+    },
+    "data merge": ["--help", "--limit", "--output", "--seed", "-h", "SOURCE..."],
     "data cache": ["--clear", "--help", "-h", "[NAME]..."],
     "data encode": [
         "--device", "--help", "--max-documents", "--processes", "--run", "--stage", "-h", "CONFIG",
@@ -54,9 +76,15 @@ OPTIONS = {
         "--max-waiting", "--media-root", "--port", "--rows", "--ui", "-h", "MODEL",
     ],
     "train": [
-        "--activation-checkpointing", "--allow-changes", "--compile", "--config", "--config_file",
-        "--device", "--dry-run", "--help", "--output", "--parallel", "--profile", "--profiler", "--resume",
-        "--stage", "--workers", "-h", "CONFIG", "[KEY=VALUE]...",
+        "--activation-checkpointing", "--allow-changes", "--bf16", "--bits", "--compile", "--config", "--config_file",
+        "--dataloader_num_workers", "--dataset_path", "--deepspeed", "--device", "--double_quant", "--dry-run",
+        "--evaluation_strategy", "--fsdp", "--gradient_accumulation_steps", "--gradient_checkpointing", "--help",
+        "--learning_rate", "--logging_steps", "--lora_alpha", "--lora_bias", "--lora_dropout", "--lora_enable",
+        "--lora_r", "--lr_scheduler_type", "--max_grad_norm", "--max_steps", "--modality_builder", "--model_cls",
+        "--model_max_length", "--model_name_or_path", "--num_train_epochs", "--output", "--output_dir", "--parallel",
+        "--per_device_train_batch_size", "--pretrain_projectors", "--pretrained_projectors_path", "--profile",
+        "--profiler", "--quant_type", "--resume", "--save_steps", "--save_total_limit", "--seed", "--stage",
+        "--warmup_ratio", "--warmup_steps", "--weight_decay", "--workers", "-h", "CONFIG", "[KEY=VALUE]...",
     ],
     "verify": ["--help", "--only", "-h", "DIR"],
 }  # fmt: skip
