@@ -185,3 +185,13 @@ def test_a_folder_becomes_ours_and_a_folder_again_with_what_was_trained(
     back = read_lavit(tmp_path / "back", heads=HEADS)
     torch.testing.assert_close(back.backbone.language_model.lm_head.weight, head.bfloat16().float())
     torch.testing.assert_close(back.codebook.vectors, read_lavit(folder, heads=HEADS).codebook.vectors)
+
+
+def test_parts_that_were_read_and_parts_still_to_be_read_follow_the_model(tmp_path: Path) -> None:
+    lavit = read_lavit(write_lavit_original(tmp_path / "original"), heads=HEADS)
+    model = model_of(lavit)
+    _ = lavit.codebook
+    model.to("meta")
+    assert lavit.device.type == "meta"
+    assert lavit.codebook.vectors.is_meta
+    assert all(parameter.is_meta for parameter in lavit.reader.parameters())

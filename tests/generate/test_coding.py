@@ -205,3 +205,9 @@ def test_a_picture_that_was_shown_can_be_followed(engine: Engine) -> None:
     )
     assert len(pictures(reply)) == 2
     assert len(pictures(other)) == 2
+
+
+def test_a_negative_prompt_that_leaves_no_room_for_a_picture_is_refused(engine: Engine) -> None:
+    small = Engine(engine.model, context_length=40)
+    with pytest.raises(ValueError, match="the negative prompt and a picture take"):
+        small.run([asked("a", negative=Document.chat([("user", "long " * 8)]))])

@@ -75,3 +75,27 @@ def test_a_prompt_that_cannot_run_fails_alone(engine: Engine) -> None:
         runtime.close()
 
     asyncio.run(run())
+
+
+def test_a_step_that_fails_ends_those_in_it_and_nothing_after_it(engine: Engine, monkeypatch) -> None:
+    async def run() -> None:
+        runtime = Runtime(engine, num_rows=2)
+        expected = await all_of(runtime.submit(request(4)))
+        writing, real = runtime._running.writing, runtime._running.writing.run
+
+        def fail(rows):
+            writing.run = real
+            raise MemoryError("no memory")
+
+        def no_memory(row):
+            raise MemoryError("none for keeping either")
+
+        monkeypatch.setattr(runtime._running.context, "keep", no_memory)
+        writing.run = fail
+        with pytest.raises(MemoryError, match="no memory"):
+            await asyncio.wait_for(all_of(runtime.submit(request(4))), 30)
+        monkeypatch.undo()
+        assert await asyncio.wait_for(all_of(runtime.submit(request(4))), 30) == expected
+        runtime.close()
+
+    asyncio.run(run())

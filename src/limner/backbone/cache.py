@@ -57,6 +57,11 @@ class RowCache:
         assert length <= self.lengths[row], "nothing is there behind the end"
         self.lengths[row] = length
 
+    def reset(self) -> None:
+        """Forget all rows, and give their storage back."""
+        self.layers.clear()
+        self.lengths = [0] * self.num_rows
+
     def views(self, row: int, length: int) -> list[tuple[Tensor, Tensor]]:
         """Keys and values [heads, length, width] of a row's first tokens, layer by layer; not copied."""
         return [(keys[row, :, :length], values[row, :, :length]) for keys, values in self.layers]
@@ -124,8 +129,10 @@ class CacheStep(Cache):
 
     @property
     def positions(self) -> Int[Tensor, "batch seq"]:
-        """Positions of the new tokens."""
-        return self.starts[:, None] + torch.arange(self.num_new, device=self.cache.device)[None, :]
+        """Positions of the new tokens. Those of padding stay within the capacity too: a table of positions has no
+        more."""
+        positions = self.starts[:, None] + torch.arange(self.num_new, device=self.cache.device)[None, :]
+        return positions.clamp(max=self.cache.capacity - 1)
 
     def mask(self, dtype: torch.dtype) -> Float[Tensor, "batch 1 seq keys"]:
         """The attention mask of this forward."""

@@ -18,6 +18,10 @@ MANY = 32
 """From this many rows on the usual routine is as fast."""
 
 
+INT8_STEP = 32
+"""Widths that are no multiple of this are read wrongly by torch's eight-bit product; such matrices stay exact."""
+
+
 class Weights(StrEnum):
     """How matrices are held while tokens are written."""
 
@@ -38,7 +42,8 @@ class Products:
         self.bias = _joined_biases(layers)
         self.packed_from = packed_from
         self._packed: Tensor | None = None
-        self._quantized = _quantized(self.weight) if weights is Weights.INT8 else None
+        is_eight_bit = weights is Weights.INT8 and self.weight.shape[1] % INT8_STEP == 0
+        self._quantized = _quantized(self.weight) if is_eight_bit else None
 
     def __call__(self, rows: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows out"]:
         """The products of any number of rows."""
@@ -83,5 +88,6 @@ def _joined_biases(layers: Sequence[nn.Linear]) -> Tensor | None:
 
 def _quantized(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Eight-bit matrix and scales [out]."""
-    scales = (weight.abs().amax(dim=1) / 127.0).clamp(min=1e-12)
-    return (weight / scales[:, None]).round().to(torch.int8), scales.bfloat16()
+    scales = (weight.abs().amax(dim=1) / 127.0).clamp(min=1e-12).bfloat16()
+    levels = (weight / scales.float()[:, None]).round().clamp(-127, 127)
+    return levels.to(torch.int8), scales

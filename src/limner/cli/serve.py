@@ -105,8 +105,9 @@ def application(
     if ui:
         require_gradio()  # before a model is loaded
     engine = open_engine(model, device=device)
-    makers = [engine.model.modality(name).maker for name in engine.model.modalities]
-    areas = [math.prod(maker.decoder.target_size) for maker in makers if maker is not None]
+    modalities = [engine.model.modality(name) for name in engine.model.modalities]
+    areas = [math.prod(part.maker.decoder.target_size) for part in modalities if part.maker is not None]
+    areas += [math.prod(part.speller.detokenizer.target_size) for part in modalities if part.speller is not None]
     limits = Limits(max_drawn_pixels=MOST_TIMES_TRAINED * max(areas, default=0))
     settings = Settings(model.rstrip("/").rpartition("/")[2], api_keys=tuple(api_keys), limits=limits)
     rows_of_data = Rows(placeholders_of(engine.model), settings=answering or RowSettings())

@@ -144,6 +144,13 @@ class Lavit:
         config: dict[str, Any] = json.loads((path / LANGUAGE_MODEL / "config.json").read_text(encoding="utf-8"))
         self.ids = _ids(self.text, vocab_size=int(config["vocab_size"]), path=path)
 
+    def to(self, device: torch.device) -> None:
+        """Compute there from now on: parts that were read move, others are read onto it."""
+        self.device = device
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
+
     @cached_property
     def backbone(self) -> Backbone:
         """The language model over text and codes alike."""

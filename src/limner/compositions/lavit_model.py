@@ -16,7 +16,7 @@ as the original drew from several pictures and texts; any other is read.
 import copy
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limner.compositions.lavit import LANGUAGE_MODEL, Heads, Lavit, read_lavit
+from limner.compositions.lavit import Heads, Lavit, read_lavit
 from limner.compositions.lavit_pixels import (
     HIGH_RES,
     HIGH_RES_FOLDER,
@@ -92,7 +92,8 @@ def model_of(lavit: Lavit, *, pixel_decoder: Literal["highres", "lowres"] = HIGH
         vocabulary=vocabulary,
         template=template,
         tokenizer=lavit.text,
-        external={"backbone.language_model": f"{lavit.path}@{_fingerprint(lavit.path)}"},
+        # Of the whole folder: what reads and draws is no state of the model, and an answer depends on it too.
+        external={"backbone.language_model": f"{lavit.path}@{_stamp(lavit.path)}"},
     )
     model.render = PromptRenderer(model.render)
     return model.eval()
@@ -137,9 +138,16 @@ class FolderEncoder(Encoder):
         return int(self._known[digest].lengths[0])
 
     def forward(self, items: Tensor) -> Features:
-        """Rows of each picture, one picture at a time."""
+        """Rows of each picture, one picture at a time: in a stack a patch near even odds might be kept or not."""
         reader = self._lavit.reader
-        return reader.rows(items.to(self._lavit.device))
+        found = [reader.rows(item[None].to(self._lavit.device)) for item in items]
+        return Features(torch.cat([rows.values for rows in found]), torch.cat([rows.lengths for rows in found]))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FolderEncoder":
+        # The folder's parts are no state of the model, but they compute where the model does.
+        self._lavit.to(fn(torch.empty(0, device=self._lavit.device)).device)
+        self._known.clear()
+        return super()._apply(fn, recurse)
 
 
 class FolderProjector(InputProjector):
@@ -306,12 +314,9 @@ class PromptRenderer(Renderer):
 
 def _stamp(folder: Path) -> str:
     """What tells a folder's files from others without reading them."""
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    facts = [(str(file.relative_to(folder)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-
-
-def _fingerprint(path: Path) -> str:
-    return _stamp(path / LANGUAGE_MODEL)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def description(part: nn.Module, *, transform: nn.Module) -> list[str]:
         return [*lines, f"signature {_name(type(part))} {signature} {_dtypes(part)}"]
     for path, module in part.named_modules():
         lines += [f"module {path} {_name(type(module))}", *_attributes(path, module)]
+        if hasattr(module, "preprocess"):  # what `transform` may hand its work to
+            lines += _sources(type(module))
     return lines
 
 

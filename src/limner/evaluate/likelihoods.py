@@ -61,7 +61,12 @@ def reply_likelihoods(model: MultimodalLM, documents: Sequence[Document]) -> lis
     collate = Collator(model)
     found = []
     for document in documents:
-        batch = collate([[model.render(document)]]).to(model.device)
+        sequence = model.render(document)
+        if len(sequence) > model.backbone.context_length:
+            raise ValueError(
+                f"a chat has {len(sequence)} tokens; {model.backbone.context_length} fit\nhint: shorten it"
+            )
+        batch = collate([[sequence]]).to(model.device)
         labels = batch.labels[0]
         places = torch.nonzero(labels != IGNORED).flatten()
         states = model.hidden_states(batch)[0, places - 1]

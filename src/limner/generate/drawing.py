@@ -55,6 +55,8 @@ class Drawing:
         """Raise ValueError for a request that a decoder of the model could not draw as asked."""
         if request.pictures == Pictures.NONE:
             return
+        if request.pictures == Pictures.NOW and not self.names:
+            raise ValueError("a picture is asked for and the model makes none\nhint: leave pictures out")
         self.coding.check(request)
         for name, maker in self.makers.items():
             maker.decoder.check_sampling(

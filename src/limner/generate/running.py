@@ -125,6 +125,7 @@ class Running:
                     f"{self.cache.capacity}\nhint: shorten the prompt or show fewer pictures"
                 )
             self.drawing.check(request)
+            self._check_branch(request)
             longest = self.writing.longest(request)
             if request.pictures == Pictures.NOW and self.cache.capacity - len(sequence) <= longest:
                 raise ValueError(
@@ -132,6 +133,19 @@ class Running:
                     f"context holds {self.cache.capacity}\nhint: shorten the prompt"
                 )
         return sequences
+
+    def _check_branch(self, request: Request) -> None:
+        """What guidance pushes codes away from has a row of the cache too, and must fit there."""
+        coding = self.drawing.coding
+        if self.num_slots(request) < 2 or coding.num_slots(request) < 2:
+            return
+        for name in coding.spellers:
+            taken = len(coding.unwanted_ids(name, request.negative)) + coding.rows_taken(name)
+            if taken > self.cache.capacity:
+                raise ValueError(
+                    f"the negative prompt and a picture take {taken} tokens; the context holds {self.cache.capacity}\n"
+                    "hint: shorten the negative prompt"
+                )
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -152,6 +166,13 @@ class Running:
     def drop(self, row: Row) -> None:
         """Let a row leave before its end, whatever it is doing."""
         self._leave(row)
+
+    def reset(self) -> None:
+        """Let all rows leave at once, and forget what the cache holds; nothing of them is kept."""
+        for row in self.rows:
+            row.draft = row.pen = None
+        self.rows.clear()
+        self.cache.reset()
 
     def _in(self, phase: Phase) -> list[Row]:
         return [row for row in self.rows if row.phase is phase]

@@ -102,7 +102,7 @@ class Writing:
     def _sayable(self, rows: Sequence[Row]) -> range | None:
         """The only ids that may come next where all rows say codes of one modality; None where anything may."""
         names = {row.modality if row.phase is Phase.CODES else "" for row in rows}
-        return self.coding.sayable(names.pop()) if self.coding is not None and len(names) == 1 and all(names) else None
+        return self.coding.sayable(names.pop()) if len(names) == 1 and all(names) else None
 
     def finish(self, row: Row, reason: str) -> None:
         """End a row's reply."""

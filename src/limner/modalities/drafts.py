@@ -19,7 +19,6 @@ from limner.modalities.guidance import Guidance
 
 
 @runtime_checkable
-@runtime_checkable
 class Draft(Protocol):
     """Pictures that are drawn side by side for one request; `step` of `num_steps` denoising steps are done."""
 

@@ -23,14 +23,14 @@ class SpokenCodes:
 
     def __init__(self, speller: Callable[[str], Speller]) -> None:
         self.speller = speller
-        self._known: OrderedDict[tuple[str, str, tuple[int, ...]], tuple[int, ...]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, tuple[tuple[int, int], ...]], tuple[int, ...]] = OrderedDict()
 
     def __call__(self, media: Media) -> tuple[int, ...]:
         """Codes of one item. Raises ValueError for what cannot be decoded or is still to be made."""
         quantizer = self.speller(media.modality).quantizer
         digest = media.content.digest if media.payload is None else media.payload.digest
-        # Written to in place, a weight keeps its identity and changes its version.
-        key = (media.modality, digest, tuple(tensor._version for tensor in _tensors(quantizer)))
+        # Written to in place, a weight keeps its identity and changes its version; replaced, it is another one.
+        key = (media.modality, digest, tuple((id(tensor), tensor._version) for tensor in _tensors(quantizer)))
         if key not in self._known:
             found = quantise(quantizer, quantizer.preprocess(media))
             self._known[key] = tuple(found.tolist())

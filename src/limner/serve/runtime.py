@@ -41,7 +41,7 @@ class Failed:
     error: Exception
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket:
     """A request on its way. Events arrive on the event loop on which it was submitted."""
 
@@ -104,7 +104,10 @@ class Runtime:
         that could never run."""
         needed = self._running.num_slots(request)
         if needed > self.num_rows:
-            raise ValueError(f"the request takes {needed} rows; the server has {self.num_rows}\nhint: fewer beams")
+            raise ValueError(
+                f"the request takes {needed} rows; the server has {self.num_rows}\n"
+                "hint: fewer beams, or guidance_scale 1"
+            )
         ticket = Ticket(request, asyncio.get_running_loop())
         with self._changed:
             if self._closing:
@@ -148,7 +151,7 @@ class Runtime:
             except Exception as error:
                 # One bad step must not end the service: those in it are told, and it starts anew.
                 logger.exception("a step failed")
-                self._fail_all(error)
+                self._fail_all(error, joining)
 
     def _next(self) -> list[Ticket]:
         """Tickets that have a place now, in the order in which they came."""
@@ -194,9 +197,10 @@ class Runtime:
                 self._running.drop(ticket.row)
                 del self._joined[index]
 
-    def _fail_all(self, error: Exception) -> None:
-        for ticket in self._joined.values():
-            ticket.tell(Failed(error))
-        for row in list(self._running.rows):
-            self._running.drop(row)
+    def _fail_all(self, error: Exception, joining: list[Ticket]) -> None:
+        """Tell all who were in the step. Nothing of their rows is kept: it may be what went wrong."""
+        told = {id(ticket): ticket for ticket in [*self._joined.values(), *joining]}
         self._joined.clear()
+        self._running.reset()
+        for ticket in told.values():
+            ticket.tell(Failed(error))

@@ -72,7 +72,10 @@ class ConnectionistAlignment:
 
     def _words(self, model: MultimodalLM, spans: SpanBatch, batch: Batch) -> tuple[Tensor, Tensor]:
         """The words of all items, one item after another, and how many each has."""
-        marks = torch.tensor(model.tokenizer.tokenizer.all_special_ids, device=batch.labels.device)
+        tokenizer = model.tokenizer
+        # The blank stands for no word, so it cannot be one of those to be spelled.
+        unspelled = [*tokenizer.tokenizer.all_special_ids, *tokenizer.text_ids(self.blank)[:1]]
+        marks = torch.tensor(unspelled, device=batch.labels.device)
         found = []
         for mask in _behind(spans, batch):
             words = batch.labels[mask]

@@ -67,8 +67,9 @@ class Codebook(nn.Module):
         return Quantized(codes, unit + (values - unit).detach(), distances)
 
     def nearest(self, unit: Float[Tensor, "rows code_width"]) -> Int[Tensor, " rows"]:
-        """argmin |z - e|^2 = argmax z e - |e|^2 / 2."""
-        return (unit @ self.vectors.T - self.vectors.square().sum(dim=-1) / 2.0).argmax(dim=-1)
+        """argmin |z - e|^2 = argmax z e - |e|^2 / 2, in float32: training and use must find the same code."""
+        with torch.autocast(unit.device.type, enabled=False):
+            return (unit @ self.vectors.T - self.vectors.square().sum(dim=-1) / 2.0).argmax(dim=-1)
 
     @torch.no_grad()
     def initialise(
