@@ -4,7 +4,7 @@
 
 is `limner evaluate limner-tiny --tasks naming,drawing,stories`, with a line per task on stderr. `--broken` permutes the
 rows that the model reads pictures into, and those that its decoder is conditioned on: scores then have to fall to those
-of luck.
+of luck. They go to a folder of their own, out/quality-broken.
 """
 
 import argparse
@@ -69,5 +69,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="most items of each task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--broken", action="store_true", help="shuffle the projectors first")
-    parser.add_argument("--output", type=Path, default=Path("out/quality"))
-    return parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, help="out/quality, or out/quality-broken")
+    options = parser.parse_args(arguments)
+    options.output = options.output or Path("out/quality-broken" if options.broken else "out/quality")
+    return options

@@ -1,6 +1,7 @@
 """The server under load, against a serial server around transformers' `generate` with the same language model.
 
-    python -m benchmarks serving
+    python -m benchmarks serving                     # the chat route, streamed
+    python -m benchmarks serving --route generate    # rows of data sets, whole answers
 
 Each server is a process of its own; clients are threads that ask for text, greedily, one after another. Printed: text
 tokens per second, time to the first event and to the last for 1, 4, 8 and 16 clients; one stream without HTTP against
@@ -48,6 +49,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--per-client", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--route", choices=["chat", "generate"], default="chat")
     parser.add_argument("--peer", action="store_true")
     options = parser.parse_args(arguments)
     if options.peer:
@@ -57,11 +59,13 @@ def main(arguments: list[str]) -> None:
     print(f"{facts['date']}, {facts['processor']}, {facts['cores']} cores; {options.tokens} tokens per reply\n")
     _streams(options)
     ours = [sys.executable, "-m", "limner.cli.main", "serve", options.model, "--port", "0"]
+    ours += ["--max-new-tokens", str(options.tokens)]
+    ask_limner = _ask_limner if options.route == "chat" else _row_asker(options.language_model)
     theirs = [sys.executable, "-m", "benchmarks", "serving", "--peer", "--language-model", options.language_model]
     print("| server | clients | tokens/s | first event, median | last event, median | worst |")
     print("|---|---|---|---|---|---|")
     speed = {name: _load(name, command, ask, options) for name, command, ask in (
-        ("limner", ours, _ask_limner), ("serial", theirs, _ask_peer)
+        ("limner", ours, ask_limner), ("serial", theirs, _ask_peer)
     )}  # fmt: skip
     for clients in options.clients:
         print(
@@ -168,6 +172,24 @@ def _ask_limner(address: str, prompt: str, tokens: int) -> Measured:
                 count = json.loads(line.removeprefix(b"data: "))["usage"]["completion_tokens"]
     last = time.perf_counter() - started
     return Measured(count, last if first is None else first, last)
+
+
+def _row_asker(language_model: str) -> Callable[[str, str, int], Measured]:
+    """Asks by `/generate`, whose answers are whole; tokens are counted in the text."""
+    from transformers import AutoTokenizer
+
+    from limner import zoo
+
+    tokenizer = AutoTokenizer.from_pretrained(str(zoo.locate(language_model)))
+
+    def ask(address: str, prompt: str, tokens: int) -> Measured:
+        started = time.perf_counter()
+        with _posted(f"{address}/generate", {"messages": [{"role": "user", "content": prompt}]}) as response:
+            output = json.load(response)["output"]
+        last = time.perf_counter() - started
+        return Measured(len(tokenizer(output, add_special_tokens=False)["input_ids"]), last, last)
+
+    return ask
 
 
 def _ask_peer(address: str, prompt: str, tokens: int) -> Measured:

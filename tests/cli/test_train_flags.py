@@ -70,6 +70,13 @@ def test_a_flag_whose_meaning_lies_elsewhere_says_where(limner, recipe, flag, sa
     assert result.err.startswith(f"error: {flag} is not set on the command line\n{says}")
 
 
+def test_a_flag_whose_meaning_lies_elsewhere_may_be_written_bare(limner, recipe):
+    for arguments in ((recipe, "--gradient_checkpointing", "--dry-run"), (recipe, "--dry-run", "--lora_enable")):
+        result = limner("train", *arguments)
+        assert result.code == 1
+        assert "is not set on the command line\nhint: give" in result.err
+
+
 def test_an_unknown_flag_is_refused_with_the_closest(limner, recipe):
     result = limner("train", recipe, "--lerning_rate", "1", "--dry-run")
     assert result.code == 2

@@ -96,12 +96,14 @@ def test_conversations_are_kept_to_the_letter_and_text_only_ones_too(tmp_path: P
 
 
 def test_a_build_is_a_function_of_its_source_and_its_seed(tmp_path: Path, media: Path) -> None:
-    source = given(tmp_path / "llava.json", PAIRS, media)
-    for name, seed in (("one", 0), ("two", 0)):
+    pairs = [{**PAIRS[1], "id": str(number)} for number in range(20)]
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        source = given(tmp_path / "llava.json", pairs, media, seed=seed)
         outcomes = unasked(maker("imagebind-pretrain")(source))
         write_rows(outcomes, output=tmp_path / name, name="x", media=media, seed=seed)
     for file in (ROWS, SKIPPED, MANIFEST):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    assert (tmp_path / "one" / ROWS).read_bytes() != (tmp_path / "three" / ROWS).read_bytes()
 
 
 def test_a_name_that_leads_out_of_the_media_folder_is_no_file(tmp_path: Path, media: Path) -> None:
@@ -207,13 +209,18 @@ def test_sounds_are_found_by_the_last_part_of_their_address(tmp_path: Path, medi
         {"audio": {"path": "bell.wav"}, "tags": "bell"},
         {"audio": "gone.wav", "tags": "bell"},
         {"audio": "bell.wav"},
+        {"url": "https://host/other/bell.wav", "tags": "bell"},
+        {"url": "https://host/sounds/bell.wav?x=1", "tags": "again"},
     ]
     outcomes = list(maker("clap-finetune")(given(tmp_path / "tags.json", told, media)))
     questions = [item for item in outcomes if isinstance(item, Question)]
     assert questions[0].messages[1]["content"] == "tags: bell, church"
     row = questions[0].finish({"question": " What rings? <sound>", "answer": "A bell."})
     assert (row["sounds"], row["messages"][0]["content"].count("<sound>")) == (["bell.wav"], 1)
-    assert [item.reason for item in outcomes if isinstance(item, Left)] == ["missing file", "no text"]
+    left = [item for item in outcomes if isinstance(item, Left)]
+    assert [item.reason for item in left] == ["missing file", "no text", "same name"]
+    assert left[-1].detail == "https://host/other/bell.wav ends as https://host/sounds/bell.wav?x=1"
+    assert len(questions) == 3
     with pytest.raises(ValueError, match="the answer has no `answer`"):
         questions[0].finish({"question": "What?"})
 

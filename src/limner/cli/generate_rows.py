@@ -4,20 +4,23 @@
     {"line": 1, "key": "...", "id": "anything", "text": "...", "document": {...}}                       its answer
 
 A row may hold a setting of the command line under its own name; pictures are files beside the rows. An answer is one
-line, written whole: what was answered before a run was killed is not asked again. `key` is the row, the settings and
-the model in one digest, so that answers to other rows are not taken for these.
+line, written whole: what was answered before a run was killed is not asked again. `key` is the row, its pictures as
+they lie on disk, the settings and the model's weights in one digest, so that answers to other rows are not taken for
+these.
 """
 
 import hashlib
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from limner import zoo
 from limner.cli.files import require_directory
-from limner.cli.loading import STDERR
+from limner.cli.loading import STDERR, locate_checkpoint
 from limner.cli.options import Pictures
 from limner.cli.settings import Settings
 from limner.document.document import Document
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 SETTINGS: Mapping[str, Any] = {entry.name: entry.type for entry in fields(Settings)}
 OF_A_ROW = ("prompt", "images", "id")
+BEGINNING = b'{"line": '
+"""Of an answer: what a cut line begins with, as far as it goes."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Bad:
     def __init__(self) -> None:
         self.lines: list[int] = []
 
-    def add(self, line: int, error: ValueError) -> None:
+    def add(self, line: int, error: ValueError | OSError) -> None:
         """Tell on stderr, one line."""
         self.lines.append(line)
         message, _, hint = str(error).partition("\n")
@@ -67,19 +72,19 @@ def read_rows(path: Path, settings: Settings, *, model: str, bad: Bad) -> list[R
     """The rows of a file; what is wrong with one is told by its line. Raises ValueError where there is no file."""
     if not path.is_file():
         raise ValueError(f"no such file: `{path}`\nhint: --input takes one JSON object per line")
-    rows = []
+    rows, weights = [], _weights(model)
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue
             try:
-                rows.append(_row(text, number, settings, folder=path.parent, model=model))
-            except ValueError as error:
+                rows.append(_row(text, number, settings, folder=path.parent, model=[model, weights]))
+            except (ValueError, OSError) as error:
                 bad.add(number, error)
     return rows
 
 
-def _row(text: str, line: int, settings: Settings, *, folder: Path, model: str) -> Row:
+def _row(text: str, line: int, settings: Settings, *, folder: Path, model: Sequence[Any]) -> Row:
     try:
         given = json.loads(text)
     except json.JSONDecodeError as error:
@@ -89,6 +94,7 @@ def _row(text: str, line: int, settings: Settings, *, folder: Path, model: str) 
     unknown = [name for name in given if name not in (*OF_A_ROW, *SETTINGS)]
     if unknown:
         raise ValueError(f"no field `{unknown[0]}`\nhint: there is {', '.join((*OF_A_ROW, *SETTINGS))}")
+    _require_unicode(given)
     prompt, images = given.get("prompt"), given.get("images", [])
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("`prompt` is no text that says something")
@@ -96,9 +102,34 @@ def _row(text: str, line: int, settings: Settings, *, folder: Path, model: str) 
         raise ValueError("`images` is no list of files")
     changes = {name: _setting(name, value) for name, value in given.items() if name in SETTINGS}
     own = replace(settings, **changes)
-    told = json.dumps([model, prompt, images, asdict(own)], ensure_ascii=True, sort_keys=True)
+    paths = tuple(folder / name for name in images)
+    pictures = [[name, _stamp(path)] for name, path in zip(images, paths, strict=True)]
+    told = json.dumps([model, prompt, pictures, asdict(own), given.get("id")], ensure_ascii=True, sort_keys=True)
     key = hashlib.sha256(told.encode()).hexdigest()[:16]
-    return Row(line, key, prompt, tuple(folder / name for name in images), own, given.get("id"))
+    return Row(line, key, prompt, paths, own, given.get("id"))
+
+
+def _require_unicode(given: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("text that is no valid Unicode\nhint: write the file as UTF-8") from error
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None where there is none to look at, which whoever reads it will tell."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _weights(model: str) -> list[tuple[str, tuple[int, int] | None]]:
+    """The weight files of a model with their stamps; none for a name that loading will refuse."""
+    if not Path(model).is_dir() and model not in zoo.ENTRIES:
+        return []
+    return [(path.name, _stamp(path)) for path in sorted(locate_checkpoint(model).glob("*.safetensors"))]
 
 
 def _setting(name: str, value: Any) -> Any:
@@ -126,13 +157,15 @@ def answered(path: Path, rows: Sequence[Row]) -> set[int]:
         whole = 0
         for text in kept:
             if not text.endswith(b"\n"):
+                if not text.startswith(BEGINNING[: len(text)]):
+                    raise _no_answers(path)  # a file of somebody else's: nothing is taken away
                 break
-            line = _answered_line(text, path)
-            if line[0] in keys and keys[line[0]] != line[1]:
+            line, key = _answered_line(text, path)
+            if keys.get(line) != key:
                 raise ValueError(
-                    f"`{path}` answers another row {line[0]}, or it was asked otherwise\nhint: give another --output"
+                    f"`{path}` answers another row {line}, or it was asked otherwise\nhint: give another --output"
                 )
-            found.add(line[0])
+            found.add(line)
             whole += len(text)
         kept.truncate(whole)
     return found
@@ -141,9 +174,16 @@ def answered(path: Path, rows: Sequence[Row]) -> set[int]:
 def _answered_line(text: bytes, path: Path) -> tuple[int, str]:
     try:
         answer = json.loads(text)
-        return answer["line"], answer["key"]
+        line, key = answer["line"], answer["key"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"`{path}` is no file of answers\nhint: give another --output, or delete it") from error
+        raise _no_answers(path) from error
+    if type(line) is not int or type(key) is not str:
+        raise _no_answers(path)
+    return line, key
+
+
+def _no_answers(path: Path) -> ValueError:
+    return ValueError(f"`{path}` is no file of answers\nhint: give another --output, or delete it")
 
 
 def answer_rows(engine: "Engine", rows: Sequence[Row], *, num_together: int, output: TextIO, bad: Bad) -> int:
@@ -174,21 +214,25 @@ def _answers(
     from limner.generate.request import Phase
 
     running = engine.running(num_rows=num_together)
-    waiting, under_way = list(reversed(rows)), []
+    waiting, under_way = deque(rows), []
+    request = None
     while waiting or under_way:
         while waiting and len(under_way) < num_together:
-            row = waiting[-1]
+            row = waiting[0]
             try:
-                request = row.request(engine)
-                if running.num_slots(request) > num_together:
-                    raise ValueError(f"{running.num_slots(request)} rows at once; there are {num_together}")
-                if running.num_slots(request) > running.num_free:
+                # Built once, however many steps it waits for its place.
+                request = row.request(engine) if request is None else request
+                needed = running.num_slots(request)
+                if needed > num_together:
+                    raise ValueError(f"{needed} rows at once; there are {num_together}")
+                if needed > running.num_free:
                     break
                 under_way.append((row, running.add([request])[0]))
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 bad.add(row.line, error)
                 yield row, None
-            waiting.pop()
+            waiting.popleft()
+            request = None
         running.step()
         ended = [pair for pair in under_way if pair[1].phase is Phase.DONE]
         under_way = [pair for pair in under_way if pair[1].phase is not Phase.DONE]

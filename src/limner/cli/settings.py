@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from limner.cli.options import Pictures
 from limner.document.document import Document
 
 if TYPE_CHECKING:
+    import torch
+
     from limner.generate.request import Request
+    from limner.generate.scoring import ClipScorer
     from limner.model.multimodal import MultimodalLM
 
 BLOCK = re.compile(r"\{([^{}]*)(?:\}|$)")
@@ -53,11 +57,11 @@ class Settings:
         from limner.generate.request import Pictures as Who
         from limner.generate.request import Request
         from limner.generate.sampling import Sampling
-        from limner.generate.scoring import ClipScorer, LikelihoodScorer
+        from limner.generate.scoring import LikelihoodScorer
 
         scorer = None
         if self.best_of > 1:
-            scorer = ClipScorer(self.scorer, device=model.device) if self.scorer else LikelihoodScorer(model)
+            scorer = _clip(self.scorer, model.device) if self.scorer else LikelihoodScorer(model)
         sampling = Sampling(temperature=self.temperature, top_p=self.top_p)
         return Request(
             document,
@@ -75,6 +79,14 @@ class Settings:
             scorer=scorer,
             seed=self.seed,
         )
+
+
+@lru_cache(maxsize=1)
+def _clip(directory: str, device: "torch.device") -> "ClipScorer":
+    """A scorer, loaded once for all rows and turns that ask for it."""
+    from limner.generate.scoring import ClipScorer
+
+    return ClipScorer(directory, device=device)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,9 @@ ELSEWHERE: Mapping[str, str] = {
 }
 """Flag -> what to do in its place."""
 
+SWITCHES = ("pretrain_projectors", "lora_enable", "double_quant", "gradient_checkpointing")
+"""Those of `ELSEWHERE` that are also written without a value. One that follows is read as another argument."""
+
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """The command with all flags as hidden options; those that are given become `overrides`.
@@ -74,7 +77,8 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
         given["overrides"] = [*overrides, *(given["overrides"] or [])]
         command(**given)
 
-    hidden = {name: Annotated[str | None, typer.Option(f"--{name}", hidden=True)] for name in names}
+    kinds: dict[str, Any] = {name: bool | None if name in SWITCHES else str | None for name in names}
+    hidden = {name: Annotated[kind, typer.Option(f"--{name}", hidden=True)] for name, kind in kinds.items()}
     signature = inspect.signature(command)
     added = [
         inspect.Parameter(f"flag_{name}", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -142,7 +142,12 @@ async def _drawn(service: Service, requests: Sequence[Asked], http: Request) -> 
         tickets: list[Ticket] = []
         try:
             tickets.extend(service.runtime.submit(request) for request in requests)
-            return await asyncio.gather(*(service.collect(ticket, Answer("", "")) for ticket in tickets))
+            # The first that fails ends the others: nobody waits for pictures that will not be sent.
+            async with asyncio.TaskGroup() as group:
+                drawn = [group.create_task(service.collect(ticket, Answer("", ""))) for ticket in tickets]
+            return [task.result() for task in drawn]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         finally:
             for ticket in tickets:
                 service.runtime.cancel(ticket)

@@ -6,11 +6,13 @@ A conversation (`Talk`) is kept in OpenAI's form, so that the page is a client l
 the controls; what stands in a conversation is written by `page_view`, what it looks like is `page_style`.
 """
 
+import asyncio
 import importlib
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from limner.serve.errors import described, told
 from limner.serve.guard import is_key
 from limner.serve.openai import Answer, to_document, to_request
 from limner.serve.page_style import COLOURS, STYLE
-from limner.serve.page_view import Shelf, part_of_file, shown
+from limner.serve.page_view import Shelf, escaped, part_of_file, shown
 from limner.serve.runtime import Failed, Ticket
 from limner.serve.schema import ChatBody, ChatMessage, ImageOptions
 from limner.serve.service import Service
@@ -57,7 +59,9 @@ class Stopped(Exception):
 
 
 class Talk:
-    """A conversation: messages in OpenAI's form, with `parts` in order. `note` says what went wrong last.
+    """A conversation: messages in OpenAI's form, with `parts` in order.
+
+    `note` says what went wrong last; `stopped` that the answer under way is not wanted, `left` that the whole is not.
 
     No dataclass: Gradio would write one into its page.
     """
@@ -66,6 +70,8 @@ class Talk:
         self.messages: list[dict[str, Any]] = []
         self.note = ""
         self.ticket: Ticket | None = None
+        self.stopped = False
+        self.left = False
 
     def body(self, how: How) -> ChatBody:
         """What is asked for next. Raises pydantic's ValidationError."""
@@ -86,6 +92,19 @@ class Chat:
     def __init__(self, service: Service) -> None:
         self.service = service
 
+    async def parts(self, talk: Talk, text: str, files: Sequence[str]) -> list[dict[str, Any]]:
+        """What a message brings; nothing where it cannot be read, and the talk's note says why."""
+        limits = self.service.settings.limits
+        if len(files) > limits.max_media:
+            talk.note = f"{len(files)} files; the most is {limits.max_media}"
+            return []
+        try:
+            found = await self.service.read(lambda: [part_of_file(path, limits=limits) for path in files])
+        except Exception as error:
+            talk.note = told(error)[1]["error"]["message"]
+            return []
+        return [*found, *([{"type": "text", "text": text}] if text else [])]
+
     async def turn(self, talk: Talk, parts: Sequence[dict[str, Any]], how: How) -> AsyncIterator[None]:
         """Say `parts` and let the model answer; `talk` is changed as the answer comes, and each step says so.
 
@@ -102,6 +121,8 @@ class Chat:
             talk.ticket = self.service.runtime.submit(request)
             reply: dict[str, Any] = {"role": "assistant", "parts": []}
             talk.messages.append(reply)
+            if talk.stopped:  # before there was a ticket to cancel
+                self.stop(talk)
             async for _ in self._answered(talk.ticket, reply):
                 yield
         except Stopped:
@@ -111,17 +132,24 @@ class Chat:
         except Exception as error:
             talk.note = told(error)[1]["error"]["message"]
         finally:
-            talk.ticket = None
+            talk.ticket, talk.stopped = None, False
             _without_what_is_unfinished(talk)
         if talk.note:
             del talk.messages[before:]
         yield
 
     def stop(self, talk: Talk) -> None:
-        """End the answer that is under way; what came of it stays."""
-        if talk.ticket is not None:
-            self.service.runtime.cancel(talk.ticket)
-            talk.ticket.tell(Failed(Stopped()))
+        """End the answer that is under way, or about to begin; what came of it stays."""
+        # The flag first: `turn` sets the ticket and then looks at the flag, so one of the two sees the other.
+        talk.stopped = True
+        if (ticket := talk.ticket) is not None:
+            self.service.runtime.cancel(ticket)
+            ticket.tell(Failed(Stopped()))
+
+    def leave(self, talk: Talk) -> None:
+        """End the answer that is under way; nobody will look at this conversation again."""
+        talk.left = True
+        self.stop(talk)
 
     async def _answered(self, ticket: Ticket, reply: dict[str, Any]) -> AsyncIterator[None]:
         answer, last = Answer("", ""), 0.0
@@ -214,7 +242,7 @@ def _page(gradio: Any, chat: Chat, *, shelf: Shelf, hears: bool, examples: Seque
         title=f"Limner: {name}", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS), fill_height=True
     ) as blocks:
         talk = gradio.State(Talk(), time_to_live=KEPT_SECONDS)
-        gradio.HTML(f"<h1>Limner</h1><p>{name} reads and writes illustrated pages</p>", elem_id="masthead")
+        gradio.HTML(f"<h1>Limner</h1><p>{escaped(name)} reads and writes illustrated pages</p>", elem_id="masthead")
         said = gradio.HTML(shown(Talk().messages, shelf=shelf), elem_id="talk", autoscroll=True)
         kinds = ["image", *(["audio"] if hears else [])]
         box = gradio.MultimodalTextbox(
@@ -249,10 +277,13 @@ def _page(gradio: Any, chat: Chat, *, shelf: Shelf, hears: bool, examples: Seque
             shown_examples = gradio.Examples([[one] for one in asked], [box], label="To begin with")
         controls = _Controls(talk, said, box, page, how)
         _connect(gradio, chat, controls, shelf=shelf)
-        anew.click(
-            lambda: (Talk(), shown([], shelf=shelf), gradio.DownloadButton(value=None, interactive=False)),
-            outputs=[talk, said, page], api_visibility="private",
-        )  # fmt: skip
+
+        def begin_anew(old: Talk) -> tuple[Any, ...]:
+            chat.leave(old)
+            ready = gradio.MultimodalTextbox(submit_btn=True, stop_btn=False)
+            return Talk(), shown([], shelf=shelf), ready, gradio.DownloadButton(value=None, interactive=False)
+
+        anew.click(begin_anew, [talk], [talk, said, box, page], show_progress="hidden", api_visibility="private")
         to_box = "() => document.querySelector('#ask textarea').focus()"
         anew.click(None, js=to_box)
         shown_examples.dataset.click(None, js=to_box)
@@ -266,32 +297,31 @@ def _connect(gradio: Any, chat: Chat, controls: _Controls, *, shelf: Shelf) -> N
     def view(talk: Talk) -> str:
         return shown(talk.messages, shelf=shelf, note=talk.note)
 
-    def idle(talk: Talk, **changes: Any) -> tuple[Any, Any, Any]:
+    async def idle(talk: Talk, **changes: Any) -> tuple[Any, Any, Any]:
         """The conversation, the box ready for more, and the page to be kept."""
         box = gradio.MultimodalTextbox(submit_btn=True, stop_btn=False, **changes)
         if not talk.messages:
             return view(talk), box, gradio.DownloadButton(interactive=False)
-        path = _written(talk, chat.service, title=name)
+        path = await asyncio.to_thread(_written, talk, chat.service, title=name)
         return view(talk), box, gradio.DownloadButton(value=str(path), interactive=True)
 
     async def send(given: dict[str, Any] | None, talk: Talk, *how: Any) -> AsyncIterator[tuple[Any, ...]]:
         text, files = (given or {}).get("text", "").strip(), (given or {}).get("files", [])
         if not text and not files:
-            yield idle(talk)
+            yield await idle(talk)
             return
-        same = gradio.skip()
-        try:
-            parts = [*map(part_of_file, files), *([{"type": "text", "text": text}] if text else [])]
-        except ValueError as error:
-            talk.note = str(error)
-            yield idle(talk)
-            return
-        busy = gradio.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True)
-        async for _ in chat.turn(talk, parts, How(DECIDING[how[0]], how[1], int(how[2]), how[3], int(how[4] or 0))):
-            yield view(talk), busy, same
-            busy = same
+        asked, same = How(DECIDING[how[0]], how[1], int(how[2]), how[3], int(how[4] or 0)), gradio.skip()
+        talk.note, talk.stopped = "", False
+        yield view(talk), gradio.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True), same
+        parts = await chat.parts(talk, text, files)
+        if parts:
+            async for _ in chat.turn(talk, parts, asked):
+                if not talk.left:
+                    yield view(talk), same, same
         # What could not be answered comes back, to be said otherwise.
-        yield idle(talk, **({"value": given} if talk.note else {}))
+        ready = await idle(talk, **({"value": given} if talk.note else {}))
+        if not talk.left:
+            yield ready
 
     outputs = [controls.said, controls.box, controls.page]
     controls.box.submit(
@@ -304,7 +334,9 @@ def _connect(gradio: Any, chat: Chat, controls: _Controls, *, shelf: Shelf) -> N
 def _written(talk: Talk, service: Service, *, title: str) -> Path:
     """The conversation as one HTML file, where Gradio hands files out and clears them away."""
     messages = [ChatMessage(**message) for message in talk.messages]
-    document = to_document(messages, limits=service.settings.limits)
+    # Each turn was within the limits; all of them together may have more pictures than one may bring.
+    limits = replace(service.settings.limits, max_media=sys.maxsize, max_media_bytes=sys.maxsize)
+    document = to_document(messages, limits=limits)
     folder = Path(tempfile.mkdtemp(prefix="limner-", dir=_folder()))
     path = folder / "conversation.html"
     path.write_text(to_html(document, title="A conversation", footer=f"With {title}."), encoding="utf-8")

@@ -18,11 +18,19 @@ from typing import Any
 from fastapi import Response
 
 from limner.document.media import Image
+from limner.serve.openai import Limits, checked
 
 SPEAKERS = {"user": "You", "assistant": "Limner", "system": "Setting"}
-FORMATS = ((b"RIFF", "wav"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"ID3", "mp3"), (b"\xff\xfb", "mp3"))
+FORMATS = (
+    (b"RIFF", "wav"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"ID3", "mp3"),
+    *((b"\xff" + bytes([version]), "mp3") for version in (0xFB, 0xFA, 0xF3, 0xF2)),
+)  # fmt: skip
 """First bytes of a sound -> its format."""
 TYPES = {"wav": "audio/wav", "flac": "audio/flac", "ogg": "audio/ogg", "mp3": "audio/mpeg"}
+PICTURE_TYPES = (
+    (b"\x89PNG", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"RIFF", "image/webp"),
+)  # fmt: skip
+"""First bytes of a picture -> its type, where browsers show it as it is. RIFF: what is no sound is WebP."""
 SHELF_BYTES = 256_000_000
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 WELCOME = '<p class="welcome">What is said and drawn will stand here.</p>'
@@ -63,16 +71,21 @@ class Shelf:
         return Response(data, media_type=kind, headers=headers)
 
 
-def part_of_file(path: str) -> dict[str, Any]:
-    """The part that shows a file. Raises ValueError, in one line, for what is no picture and no sound."""
+def part_of_file(path: str, *, limits: Limits) -> dict[str, Any]:
+    """The part that shows a file: its own bytes where browsers show them, else PNG.
+
+    Raises ValueError, in one line, for what is no picture and no sound, and for what would be too large to write anew.
+    """
     data, name = Path(path).read_bytes(), Path(path).name
     kind = next((kind for beginning, kind in FORMATS if data.startswith(beginning) and data[8:12] != b"WEBP"), None)
     if kind is not None:
         return {"type": "input_audio", "input_audio": {"data": base64.b64encode(data).decode(), "format": kind}}
-    try:
-        return {"type": "image_url", "image_url": {"url": Image.from_bytes(data, name=name).data_url()}}
-    except ValueError as error:
-        raise ValueError(str(error).partition("\n")[0]) from error
+    kind = next((kind for beginning, kind in PICTURE_TYPES if data.startswith(beginning)), None)
+    if kind is not None:
+        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    else:
+        url = checked(lambda: Image.from_bytes(data, name=name), where=name, limits=limits).data_url()
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def shown(messages: Sequence[dict[str, Any]], *, shelf: Shelf, note: str = "") -> str:
@@ -86,7 +99,7 @@ def shown(messages: Sequence[dict[str, Any]], *, shelf: Shelf, note: str = "") -
             f'<p class="speaker" aria-hidden="true">{SPEAKERS[message["role"]]}</p>'
             f'<div class="said">{strips}{waiting}</div></section>'
         )
-    warned = f'<p class="note" role="alert">{_escaped(note)}</p>' if note else ""
+    warned = f'<p class="note" role="alert">{escaped(note)}</p>' if note else ""
     return f'<div role="log" aria-live="polite" aria-label="Conversation">{"".join(turns) or WELCOME}{warned}</div>'
 
 
@@ -107,12 +120,13 @@ def _part(part: dict[str, Any], *, shelf: Shelf, before: str) -> str:
     match part["type"]:
         case "text":
             paragraphs = [paragraph for paragraph in part["text"].split("\n\n") if paragraph.strip()]
-            return "<div>" + "".join(f'<p dir="auto">{_escaped(one.strip())}</p>' for one in paragraphs) + "</div>"
+            return "<div>" + "".join(f'<p dir="auto">{escaped(one.strip())}</p>' for one in paragraphs) + "</div>"
         case "image_url":
-            url = shelf.address("image/png", part["image_url"]["url"].partition(",")[2])
+            kind, _, encoded = part["image_url"]["url"].removeprefix("data:").partition(";base64,")
+            url = shelf.address(kind, encoded)
             words = " ".join(before.split())[:160]
             return (
-                f'<figure><img src="{url}" alt="{_escaped(f"Picture for: {words}" if words else "Picture")}"></figure>'
+                f'<figure><img src="{url}" alt="{escaped(f"Picture for: {words}" if words else "Picture")}"></figure>'
             )
         case "input_audio":
             sound = part["input_audio"]
@@ -126,7 +140,7 @@ def _part(part: dict[str, Any], *, shelf: Shelf, before: str) -> str:
     )
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text as it is: neither mark-up, nor a place that Gradio's templates would fill."""
     text = escape(text)
     for mark in "{}$`\\":

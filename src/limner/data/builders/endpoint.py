@@ -30,6 +30,9 @@ _REFUSED = (401, 403, 404)
 
 _LONGEST_WAIT = 60.0
 
+_MOST_OF_ERROR = 4096
+"""Bytes of an error that are read: more than are told, so that a key in them is whole when it is looked for."""
+
 
 @dataclass
 class Endpoint:
@@ -79,28 +82,16 @@ class Endpoint:
                     else:
                         waiting.append(outcome)
                     while len(waiting) > 2 * self.parallel:
-                        done = _result(waiting.popleft())
-                        failed = self._counted(done, failed)
+                        done, failed = _counted(waiting.popleft(), failed)
                         yield done
                 while waiting:
-                    done = _result(waiting.popleft())
-                    failed = self._counted(done, failed)
+                    done, failed = _counted(waiting.popleft(), failed)
                     yield done
             finally:
                 # Whoever stops listening pays for no further question.
                 for item in waiting:
                     if isinstance(item, Future):
                         item.cancel()
-
-    def _counted(self, done: Row | Left, failed: int) -> int:
-        if not isinstance(done, Left) or done.reason != "no answer":
-            return 0
-        if failed + 1 >= MAX_FAILED:
-            raise ValueError(
-                f"{MAX_FAILED} questions in a row failed, the last with: {done.detail:.120}\n"
-                "hint: see to the endpoint; the same command goes on, what was answered is kept"
-            )
-        return failed + 1
 
     def _row(self, question: Question, known: Mapping[str, Any], stream: Any) -> Row | Left:
         """The row of a question; what fails in every attempt is left with the last reason."""
@@ -111,6 +102,7 @@ class Endpoint:
                 return question.finish(known[mark])
             except ValueError as error:
                 reason = str(error).partition("\n")[0]
+        key = self._key()
         for attempt in range(self.attempts):
             if attempt:
                 time.sleep(min(self.pause * 2 ** (attempt - 1), _LONGEST_WAIT))
@@ -120,10 +112,11 @@ class Endpoint:
             except _Refused:
                 raise
             except (ValueError, OSError, http.client.HTTPException) as error:
-                reason = str(error).partition("\n")[0] or type(error).__name__
+                reason = _without(key, str(error)).partition("\n")[0] or type(error).__name__
                 continue
             with self._lock:
-                stream.write(json.dumps({"mark": mark, "answer": answer}, ensure_ascii=False) + "\n")
+                # In ASCII: no separator of lines that Unicode knows, and no character that could be torn, is in a line.
+                stream.write(json.dumps({"mark": mark, "answer": answer}) + "\n")
                 stream.flush()
             return row
         return Left(question.key, "no answer", reason)
@@ -135,21 +128,32 @@ class Endpoint:
         """
         body = json.dumps({"model": self.model, "messages": list(messages)}).encode()
         headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable):
+        key = self._key()
+        if key:
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.address, data=body, headers=headers)
         try:
             with _OPENER.open(request, timeout=self.timeout) as response:
                 content = response.read()
         except urllib.error.HTTPError as error:
-            said = error.read(400).decode("utf-8", "replace")
+            said = _without(key, error.read(_MOST_OF_ERROR).decode("utf-8", "replace"))
             if error.code in _REFUSED:
                 raise _Refused(
                     f"{self.address} answers {error.code}: {said!r:.160}\n"
                     f"hint: check --endpoint, --model and the key in {self.key_variable}"
                 ) from error
             raise OSError(f"{error.code}: {said:.160}") from error
-        return _object(content)
+        return _object(content, key=key)
+
+    def _key(self) -> str:
+        """The key as the environment has it, "" without one. Refuses, unseen, what no header can hold."""
+        key = os.environ.get(self.key_variable, "").strip()
+        if not all("!" <= character <= "~" for character in key):
+            raise _Refused(
+                f"{self.key_variable} holds characters that no key has; expected printable ASCII without spaces\n"
+                "hint: copy the key again, into one line"
+            )
+        return key
 
     def _mark(self, question: Question) -> str:
         asked = json.dumps([self.model, [dict(message) for message in question.messages]], sort_keys=True)
@@ -170,19 +174,39 @@ class _Refused(ValueError):
     """The endpoint will answer no other question either."""
 
 
-def _result(item: "Row | Left | Future[Row | Left]") -> Row | Left:
-    return item.result() if isinstance(item, Future) else item
+def _counted(item: "Row | Left | Future[Row | Left]", failed: int) -> tuple[Row | Left, int]:
+    """An outcome, and how many questions have failed in a row with it; what was not asked does not count.
+
+    Raises ValueError at the last one that may fail.
+    """
+    if not isinstance(item, Future):
+        return item, failed
+    done = item.result()
+    if not isinstance(done, Left):
+        return done, 0
+    if failed + 1 >= MAX_FAILED:
+        raise ValueError(
+            f"{MAX_FAILED} questions in a row failed, the last with: {done.detail:.120}\n"
+            "hint: see to the endpoint; the same command goes on, what was answered is kept"
+        )
+    return done, failed + 1
+
+
+def _without(key: str, said: str) -> str:
+    """What was said, with stars for the key: servers repeat what they were sent."""
+    return said.replace(key, "***") if key else said
 
 
 def _known(kept: Path) -> dict[str, Any]:
-    """Answers of earlier runs. A last line that was not written whole is no answer."""
+    """Answers of earlier runs. A last line that was not written whole is no answer; it is ended, not removed."""
     found: dict[str, Any] = {}
     if not kept.is_file():
         return found
-    content = kept.read_text(encoding="utf-8")
-    if not content.endswith("\n"):
-        kept.write_text(content + "\n", encoding="utf-8")
-    for line in content.splitlines():
+    content = kept.read_text(encoding="utf-8", errors="replace")
+    if content and not content.endswith("\n"):
+        with kept.open("a", encoding="utf-8") as stream:
+            stream.write("\n")
+    for line in content.split("\n"):
         try:
             entry = json.loads(line)
             found[entry["mark"]] = entry["answer"]
@@ -191,14 +215,15 @@ def _known(kept: Path) -> dict[str, Any]:
     return found
 
 
-def _object(content: bytes) -> Mapping[str, Any]:
+def _object(content: bytes, *, key: str) -> Mapping[str, Any]:
     """The JSON object in a chat completion's text."""
     try:
         text = json.loads(content)["choices"][0]["message"]["content"]
         start, end = text.index("{"), text.rindex("}")
         found = json.loads(text[start : end + 1])
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no JSON object in the answer {content[:160]!r}\nhint: ask another model") from error
+        shown = _without(key, content.decode("utf-8", "replace"))
+        raise ValueError(f"no JSON object in the answer {shown!r:.160}\nhint: ask another model") from error
     if not isinstance(found, Mapping):
         raise ValueError(f"the answer is {found!r:.80}; expected an object\nhint: ask another model")
     return found

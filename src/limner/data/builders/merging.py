@@ -37,6 +37,8 @@ def merge(paths: Sequence[Path], *, output: Path, seed: int = 0, limit: int | No
         row if isinstance(row, Left) else json.dumps(row, ensure_ascii=False)
         for row in _all(paths, names, folders, common)
     ]
+    # The order in which sources are given, and their files lie, is not to matter.
+    taken.sort(key=lambda item: f"{item.key}\n{item.reason}\n{item.detail}" if isinstance(item, Left) else item)
     random.Random(seed).shuffle(taken)
     sources = [{"name": name, "version": "", "licence": "that of its source"} for name in names]
     rows = (item if isinstance(item, Left) else json.loads(item) for item in taken)

@@ -1,7 +1,8 @@
 """Rows about sounds that are described by tags: another model turns the tags into a description or a question.
 
 A record has `tags` (a list, or text with commas) or other columns of words, and `audio`, `file`, `path` or `url` with
-the name of the sound; of an address, the last part is looked for in the media folder.
+the name of the sound; of an address, the last part is looked for in the media folder. Where two addresses end alike,
+the file belongs to the first of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,7 @@ def _asked(key: str, sound: str, told: str, *, comes_first: bool) -> Question:
 
 def _sounds(given: Given) -> Iterator[tuple[str, str, str] | Left]:
     """(name, sound below the media folder, its tags in words)."""
+    owners: dict[str, str] = {}
     for name, record in records(given.sources):
         item = next((record[column] for column in NAMES if record.get(column)), "")
         item = str(item.get("path") or "") if isinstance(item, Mapping) else str(item)
@@ -85,6 +87,8 @@ def _sounds(given: Given) -> Iterator[tuple[str, str, str] | Left]:
             yield Left(key, "no text", f"none of {', '.join(WORDS)}")
         elif sound is None:
             yield Left(key, "missing file", last or f"none of {', '.join(NAMES)}")
+        elif sound != item and owners.setdefault(sound, item) != item:
+            yield Left(key, "same name", f"{item} ends as {owners[sound]}")
         else:
             yield key, sound, told
 

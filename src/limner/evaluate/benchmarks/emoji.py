@@ -64,7 +64,13 @@ def both_judges(library: Library, model: MultimodalLM) -> list[Judge]:
 
 def decoder_of(model: MultimodalLM) -> Decoder:
     """What the model draws with. Raises ValueError when it cannot draw."""
-    decoder = model.modality(MODALITY).decoder
+    modality = model.modality(MODALITY)
+    decoder = modality.decoder
+    if decoder is None and modality.speller is not None:
+        raise ValueError(
+            f"the model makes `{MODALITY}` in codes; this task needs a decoder that reads queries\n"
+            "hint: benchmark one with an out-projector and a decoder"
+        )
     if decoder is None:
         raise ValueError(f"the model cannot make `{MODALITY}`\nhint: benchmark one that draws")
     return decoder
