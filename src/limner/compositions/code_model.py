@@ -14,7 +14,7 @@ import torch
 from limner import zoo
 from limner.backbone.hf import Backbone
 from limner.backbone.lora import LoraSpec
-from limner.compositions.scene_model import small_llama
+from limner.compositions.small_llama import small_llama
 from limner.data.scene_grammar import WORDS
 from limner.document.document import Direction
 from limner.modalities.base import Detokenizer, Encoder, InputProjector, Modality, Quantizer
@@ -74,7 +74,12 @@ def scene_code_model(
     tokenizer = word_tokenizer(WORDS)
     vocabulary = _vocabulary(len(tokenizer.tokenizer), quantizer, encoder)
     llama = small_llama(
-        tokenizer, d_model=d_model, num_layers=num_layers, num_heads=num_heads, context_length=context_length
+        tokenizer,
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        context_length=context_length,
+        intermediate_size=3 * d_model,
     )
     return _wire(
         Backbone(llama, num_added=vocabulary.num_added),

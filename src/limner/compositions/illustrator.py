@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from limner import zoo
 from limner.backbone.hf import Backbone
 from limner.backbone.lora import LoraSpec
+from limner.compositions.small_llama import small_llama
 from limner.document.document import Direction
 from limner.modalities.base import Decoder, Encoder, InputProjector, Modality
 from limner.modalities.decoders.queries import LearnedQueries
@@ -89,21 +89,17 @@ def scratch_illustrator(
 ) -> MultimodalLM:
     """The same wiring around a small Llama over bytes, trained from nothing: for recipes that need no download."""
     tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer.tokenizer),
-        hidden_size=d_model,
+    llama = small_llama(
+        tokenizer,
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        context_length=context_length,
         intermediate_size=4 * d_model,
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        max_position_embeddings=context_length,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.tokenizer.bos_token_id,
-        eos_token_id=tokenizer.tokenizer.eos_token_id,
     )
-    config._attn_implementation = "sdpa"
     roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
     return _wire(
-        Backbone(LlamaForCausalLM(config), num_added=len(roles)),
+        Backbone(llama, num_added=len(roles)),
         tokenizer=tokenizer,
         roles=roles,
         encoder=encoder,

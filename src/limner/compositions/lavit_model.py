@@ -38,6 +38,7 @@ from limner.compositions.lavit_pixels import (
 from limner.document.document import Direction, Document, Media
 from limner.modalities.base import Codes, Detokenizer, Encoder, Features, InputProjector, Modality, Quantizer
 from limner.modalities.decoders.latent import LatentDraft
+from limner.modalities.drafts import OnStep, run_alone
 from limner.modalities.guidance import Guidance
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.render import Renderer
@@ -270,16 +271,13 @@ class FolderDetokenizer(Detokenizer):
         num_inference_steps: int,
         sampler: str = "",
         size: tuple[int, int] | None = None,
-        on_step: Any = None,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "items 3 height width_px"]:
         """Pictures, each from the noise of its own generator."""
         draft = self.begin(
             codes, guidance=guidance, generators=generators, num_inference_steps=num_inference_steps, size=size
         )
-        while draft.step < draft.num_steps:
-            self.advance([draft])
-            if on_step is not None:
-                on_step(draft.step - 1, draft.num_steps, draft.latents)
+        run_alone(self, draft, on_step=on_step)
         return self.finish([draft])[0]
 
     @property

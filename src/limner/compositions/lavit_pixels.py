@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from limner.compositions import lavit_checkpoint as layout
 from limner.modalities.decoders.feature_decoder import AttentionPool, FeatureDecoder
-from limner.modalities.decoders.latent import LatentDraft, OnStep
+from limner.modalities.decoders.latent import LatentDraft
 from limner.modalities.decoders.latent_diffusion import LatentDiffusion
 from limner.modalities.decoders.latent_diffusion_xl import LatentDiffusionXL
 from limner.modalities.decoders.variational import VariationalAutoencoder
+from limner.modalities.drafts import OnStep, run_alone
 from limner.modalities.guidance import Guidance, guidance_for
 
 HIGH_RES, LOW_RES = "highres", "lowres"
@@ -185,10 +186,7 @@ def draw(
         guidance=guidance_for(guidance_scale),
         num_inference_steps=num_inference_steps,
     )
-    while draft.step < draft.num_steps:
-        decoder.diffusion.advance([draft])
-        if on_step is not None:
-            on_step(draft.step - 1, draft.num_steps, draft.latents)
+    run_alone(decoder.diffusion, draft, on_step=on_step)
     return draft.latents
 
 

@@ -3,9 +3,8 @@
 Trained from nothing, in minutes; it measures what training does, and serves no other purpose.
 """
 
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from limner.backbone.hf import Backbone
+from limner.compositions.small_llama import small_llama
 from limner.data.scene_grammar import WORDS
 from limner.document.document import Direction
 from limner.modalities.base import Decoder, Encoder, Modality
@@ -13,7 +12,6 @@ from limner.modalities.decoders.queries import LearnedQueries
 from limner.modalities.projectors import LinearProjector, MLPProjector, Rowwise
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.template import Template
-from limner.tokens.tokenizer import TextTokenizer
 from limner.tokens.vocabulary import Vocabulary, span_roles
 from limner.tokens.words import word_tokenizer
 
@@ -34,7 +32,12 @@ def scene_model(
     tokenizer = word_tokenizer(WORDS)
     roles = span_roles(MODALITY, [Direction.IN, Direction.OUT])
     llama = small_llama(
-        tokenizer, d_model=d_model, num_layers=num_layers, num_heads=num_heads, context_length=context_length
+        tokenizer,
+        d_model=d_model,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        context_length=context_length,
+        intermediate_size=3 * d_model,
     )
     backbone = Backbone(llama, num_added=len(roles))
     image = Modality(
@@ -51,21 +54,3 @@ def scene_model(
         template=Template.from_tokenizer(tokenizer.tokenizer, system=""),
         tokenizer=tokenizer,
     )
-
-
-def small_llama(
-    tokenizer: TextTokenizer, *, d_model: int, num_layers: int, num_heads: int, context_length: int
-) -> LlamaForCausalLM:
-    """A Llama over the words of `tokenizer`, from random weights."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer.tokenizer),
-        hidden_size=d_model,
-        intermediate_size=3 * d_model,
-        num_hidden_layers=num_layers,
-        num_attention_heads=num_heads,
-        max_position_embeddings=context_length,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.tokenizer.eos_token_id,
-    )
-    config._attn_implementation = "sdpa"
-    return LlamaForCausalLM(config)

@@ -70,25 +70,31 @@ class InputProjector(nn.Module, ABC):
         """Project the features of several items."""
 
 
-class Encoder(nn.Module, ABC):
-    """Media -> features. Frozen unless a recipe trains it.
+class Intake(nn.Module, ABC):
+    """What takes media in: an encoder, a quantizer.
 
     `source` is "<published name>@<fingerprint>" where the weights are published elsewhere, else "".
     """
 
-    width: int
     source: str = ""
     is_random: bool = False
-    """Whether `preprocess` or `forward` gives something else at every call; then its features are never cached."""
+    """Whether `preprocess` or `forward` gives something else at every call. Then features are never cached, and codes
+    are refused."""
 
     @property
     def signature(self) -> str:
-        """Everything that features depend on besides the payload, or "" where that cannot be said in words."""
+        """Everything that the result depends on besides the payload, or "" where that cannot be said in words."""
         return ""
 
     @abstractmethod
     def preprocess(self, media: Media) -> Tensor:
         """One payload as a CPU tensor. Runs in loader workers."""
+
+
+class Encoder(Intake):
+    """Media -> features. Frozen unless a recipe trains it."""
+
+    width: int
 
     @abstractmethod
     def measure(self, media: Media) -> int:
@@ -109,13 +115,32 @@ class Queries(nn.Module, ABC):
         """`num_queries` rows for each of `num_items` spans, concatenated."""
 
 
-class Decoder(nn.Module, ABC):
-    """Hidden states of an out-span -> picture."""
+class Painter(nn.Module, ABC):
+    """What gives pictures out: a decoder, a detokenizer.
 
-    condition_width: int
+    target_size: (h, w) in pixels of what it draws unless another size is asked for.
+    """
+
     target_size: tuple[int, int]
     sources: Mapping[str, str] = MappingProxyType({})
     """Parts whose weights are published elsewhere: name -> "<published name>@<fingerprint>"."""
+
+    def check_sampling(self, *, sampler: str, size: tuple[int, int] | None, num_inference_steps: int) -> None:
+        """Raise ValueError for what `sample` would refuse, so that a request fails before anything is computed.
+
+        Here: any sampler and size but its own.
+        """
+        if sampler or size:
+            raise ValueError(
+                f"sampler `{sampler}` and size {size} were asked of a {type(self).__name__}, which has its own alone\n"
+                "hint: leave both out"
+            )
+
+
+class Decoder(Painter):
+    """Hidden states of an out-span -> picture."""
+
+    condition_width: int
     is_random: bool = False
     """Whether `preprocess` or `encode` gives something else at every call; then what it gives is never cached."""
 
@@ -154,17 +179,6 @@ class Decoder(nn.Module, ABC):
             )
         return self
 
-    def check_sampling(self, *, sampler: str, size: tuple[int, int] | None, num_inference_steps: int) -> None:
-        """Raise ValueError for what `sample` would refuse, so that a request fails before anything is computed.
-
-        Here: any sampler and size but the decoder's own.
-        """
-        if sampler or size:
-            raise ValueError(
-                f"sampler `{sampler}` and size {size} were asked of a {type(self).__name__}, which has its own alone\n"
-                "hint: leave both out"
-            )
-
     @abstractmethod
     def sample(
         self,
@@ -201,51 +215,23 @@ class Codes(NamedTuple):
         return Codes(values, torch.tensor([len(item) for item in items], dtype=torch.long, device=device))
 
 
-class Quantizer(nn.Module, ABC):
+class Quantizer(Intake):
     """Media -> codes: how a language model spells an item. Frozen while a language model learns its codes.
 
     num_codes:  rows of the codebook.
     max_length: most codes of an item; fewer may do (a dynamic length), and what is said ends with a token of its own.
-    `source` is "<published name>@<fingerprint>" where the weights are published elsewhere, else "".
     """
 
     num_codes: int
     max_length: int
-    source: str = ""
-    is_random: bool = False
-    """Whether `preprocess` or `forward` gives something else at every call. Codes that change are refused."""
-
-    @property
-    def signature(self) -> str:
-        """Everything that codes depend on besides the payload, or "" where that cannot be said in words."""
-        return ""
-
-    @abstractmethod
-    def preprocess(self, media: Media) -> Tensor:
-        """One payload as a CPU tensor. Runs in loader workers."""
 
     @abstractmethod
     def forward(self, items: Tensor) -> Codes:
         """Codes of a stack of preprocessed items [items, ...], at most `max_length` of each."""
 
 
-class Detokenizer(nn.Module, ABC):
-    """Codes -> picture.
-
-    target_size: (h, w) in pixels of what it draws unless another size is asked for.
-    """
-
-    target_size: tuple[int, int]
-    sources: Mapping[str, str] = MappingProxyType({})
-    """Parts whose weights are published elsewhere: name -> "<published name>@<fingerprint>"."""
-
-    def check_sampling(self, *, sampler: str, size: tuple[int, int] | None, num_inference_steps: int) -> None:
-        """Raise ValueError for what `sample` would refuse. Here: any sampler and size but its own."""
-        if sampler or size:
-            raise ValueError(
-                f"sampler `{sampler}` and size {size} were asked of a {type(self).__name__}, which has its own alone\n"
-                "hint: leave both out"
-            )
+class Detokenizer(Painter):
+    """Codes -> picture."""
 
     @abstractmethod
     def sample(

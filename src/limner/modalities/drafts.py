@@ -7,7 +7,7 @@ drafts of different requests, begun at different times, with other samplers and 
 together wherever their shapes agree, and each comes out as it would alone.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.modalities.guidance import Guidance
+
+OnStep = Callable[[int, int, Tensor], None]
+"""Hears, after each denoising step, its number, the number of all, and the latents."""
 
 
 @runtime_checkable
@@ -96,6 +99,14 @@ class Whole:
         found = [draft.pixels for draft in drafts]
         assert all(pixels is not None for pixels in found), "what is finished was drawn"
         return [pixels for pixels in found if pixels is not None]
+
+
+def run_alone(decoder: Stepwise, draft: Any, *, on_step: OnStep | None) -> None:
+    """All denoising steps of one draft of latents."""
+    while draft.step < draft.num_steps:
+        decoder.advance([draft])
+        if on_step is not None:
+            on_step(draft.step - 1, draft.num_steps, draft.latents)
 
 
 def stepwise(decoder: Any) -> Stepwise:

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from limner.data.builders.building import Given, Left, Outcome
-from limner.data.builders.pictures import conversation, doubled
-from limner.data.builders.records import records
+from limner.data.builders.pictures import placed
 
 WORDINGS: Mapping[str, Mapping[str, str]] = {
     "picture": {},
@@ -47,22 +46,19 @@ def answerable(given: Given) -> Iterator[Outcome]:
 
 
 def _rows(given: Given, *, without: frozenset[str]) -> Iterator[Outcome]:
-    for name, record in records(given.sources):
-        key = str(record.get("id") or name)
-        row = conversation(record, key=key)
-        if isinstance(row, Left):
-            yield row
+    for found in placed(given):
+        if isinstance(found, Left):
+            yield found
             continue
-        asked = str(record.get("image") or "")
-        place = given.found(asked, doubled(asked))
+        key, row, asked, place = found
         said = {word.lower() for message in row["messages"] for word in _WORD.findall(message["content"])}
         if not asked:
             # Text-only conversations teach nothing about the encoder, but keep the language model what it was.
             yield row
         elif place is None:
             yield Left(key, "missing file", asked)
-        elif found := sorted(said & without):
-            yield Left(key, "of places or colours", found[0])
+        elif words := sorted(said & without):
+            yield Left(key, "of places or colours", words[0])
         else:
             wording = given.draws(f"wording/{key}").choice(list(WORDINGS))
             messages = [

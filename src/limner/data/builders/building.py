@@ -76,6 +76,23 @@ def chat(key: str, *turns: str, **items: Sequence[Any]) -> Row:
     return {"id": key, "messages": messages, **{name: list(values) for name, values in items.items()}}
 
 
+def exercise(key: str, mark: str, *, system: str, told: str, comes_first: bool, **items: Sequence[Any]) -> Question:
+    """A question and its answer, to be written by another model that is `told` of the items; `mark`, their
+    placeholders, stands before the question or behind it."""
+
+    def finish(answer: Mapping[str, Any]) -> Row:
+        question, reply = written(answer, "question", "answer")
+        return chat(key, f"{mark}\n{question}" if comes_first else f"{question}\n{mark}", reply, **items)
+
+    return Question(key, ({"role": "system", "content": system}, {"role": "user", "content": told}), finish)
+
+
+def unless_left(found: Iterable[tuple[str, ...] | Left], make: Callable[..., Outcome]) -> Iterator[Outcome]:
+    """What `make` makes of each that was found; what was left out stays so."""
+    for one in found:
+        yield one if isinstance(one, Left) else make(*one)
+
+
 def written(answer: Mapping[str, Any], *names: str) -> list[str]:
     """The texts that another model gave under these names, without white space and placeholders around or in them.
 

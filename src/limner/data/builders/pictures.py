@@ -4,9 +4,9 @@
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from limner.data.builders.building import Given, Left, Outcome, Question, Row, chat, written
+from limner.data.builders.building import Given, Left, Outcome, Row, exercise
 from limner.data.builders.records import records
 from limner.data.formats.conversations import SPEAKERS
 
@@ -22,18 +22,36 @@ SEVERAL = (
 
 def conversations(given: Given) -> Iterator[Outcome]:
     """Every conversation, its content to the letter; those without a picture too."""
+    for found in placed(given):
+        if isinstance(found, Left):
+            yield found
+        elif not found.asked:
+            yield found.row
+        elif found.place is None:
+            yield Left(found.key, "missing file", found.asked)
+        else:
+            yield {**found.row, "images": [found.place]}
+
+
+class Placed(NamedTuple):
+    """A conversation, the picture that it asks for ("" for none), and where that lies (None where it is missing)."""
+
+    key: str
+    row: Row
+    asked: str
+    place: str | None
+
+
+def placed(given: Given) -> Iterator[Placed | Left]:
+    """The conversations of all sources, with the places of their pictures."""
     for name, record in records(given.sources):
         key = str(record.get("id") or name)
         row = conversation(record, key=key)
-        if isinstance(row, Left) or not record.get("image"):
+        if isinstance(row, Left):
             yield row
             continue
-        asked = str(record["image"])
-        place = given.found(asked, doubled(asked))
-        if place is None:
-            yield Left(key, "missing file", asked)
-            continue
-        yield {**row, "images": [place]}
+        asked = str(record.get("image") or "")
+        yield Placed(key, row, asked, given.found(asked, doubled(asked)))
 
 
 def conversation(record: Mapping[str, Any], *, key: str) -> Row | Left:
@@ -69,33 +87,20 @@ def several(given: Given) -> Iterator[Outcome]:
         chosen = [pairs[place] for place in (number, *others)]
         told = "\n".join(f"Picture {place}: {caption}" for place, (_, _, caption) in enumerate(chosen, start=1))
         images = [image for _, image, _ in chosen]
-        yield _question(key, told, images, comes_first=draws.random() < 0.5)
-
-
-def _question(key: str, told: str, images: list[str], *, comes_first: bool) -> Question:
-    shown = "<image>" * len(images)
-
-    def finish(answer: Mapping[str, Any]) -> Row:
-        question, reply = written(answer, "question", "answer")
-        return chat(key, f"{shown}\n{question}" if comes_first else f"{question}\n{shown}", reply, images=images)
-
-    return Question(key, ({"role": "system", "content": SEVERAL}, {"role": "user", "content": told}), finish)
+        comes_first, mark = draws.random() < 0.5, "<image>" * len(images)
+        yield exercise(key, mark, system=SEVERAL, told=told, comes_first=comes_first, images=images)
 
 
 def _captioned(given: Given) -> Iterator[tuple[str, str, str] | Left]:
     """(name, picture, caption) of every record with a picture that is there and a last turn that tells of it."""
-    for name, record in records(given.sources):
-        key = str(record.get("id") or name)
-        row = conversation(record, key=key)
-        if isinstance(row, Left):
-            yield row
+    for found in placed(given):
+        if isinstance(found, Left):
+            yield found
             continue
-        asked = str(record.get("image") or "")
-        place = given.found(asked, doubled(asked))
-        caption = row["messages"][-1]["content"].strip()
-        if place is None:
-            yield Left(key, "missing file", asked)
+        caption = found.row["messages"][-1]["content"].strip()
+        if found.place is None:
+            yield Left(found.key, "missing file", found.asked)
         elif not caption:
-            yield Left(key, "no text")
+            yield Left(found.key, "no text")
         else:
-            yield key, place, caption
+            yield found.key, found.place, caption

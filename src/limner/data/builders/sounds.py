@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from limner.data.builders.building import Given, Left, Outcome, Question, Row, chat, written
+from limner.data.builders.building import Given, Left, Outcome, Question, Row, chat, exercise, unless_left, written
 from limner.data.builders.records import records
 
 NAMES = ("audio", "file", "path", "filename", "url", "audio_url", "link")
@@ -40,37 +40,26 @@ QUESTIONER = (
 
 def descriptions(given: Given) -> Iterator[Outcome]:
     """A sound, and its description asked for in one of several ways."""
-    for found in _sounds(given):
-        if isinstance(found, Left):
-            yield found
-            continue
-        key, sound, told = found
-        yield _described(key, sound, told, request=given.draws(f"request/{key}").choice(REQUESTS))
+
+    def described(key: str, sound: str, told: str) -> Question:
+        request = given.draws(f"request/{key}").choice(REQUESTS)
+
+        def finish(answer: Mapping[str, Any]) -> Row:
+            return chat(key, request, *written(answer, "description"), sounds=[sound])
+
+        return Question(key, ({"role": "system", "content": DESCRIBER}, {"role": "user", "content": told}), finish)
+
+    return unless_left(_sounds(given), described)
 
 
 def questions(given: Given) -> Iterator[Outcome]:
     """A sound with a question."""
-    for found in _sounds(given):
-        if isinstance(found, Left):
-            yield found
-            continue
-        key, sound, told = found
-        yield _asked(key, sound, told, comes_first=given.draws(f"order/{key}").random() < 0.5)
 
+    def asked(key: str, sound: str, told: str) -> Question:
+        comes_first = given.draws(f"order/{key}").random() < 0.5
+        return exercise(key, "<sound>", system=QUESTIONER, told=told, comes_first=comes_first, sounds=[sound])
 
-def _described(key: str, sound: str, told: str, *, request: str) -> Question:
-    def finish(answer: Mapping[str, Any]) -> Row:
-        return chat(key, request, *written(answer, "description"), sounds=[sound])
-
-    return Question(key, ({"role": "system", "content": DESCRIBER}, {"role": "user", "content": told}), finish)
-
-
-def _asked(key: str, sound: str, told: str, *, comes_first: bool) -> Question:
-    def finish(answer: Mapping[str, Any]) -> Row:
-        question, reply = written(answer, "question", "answer")
-        return chat(key, f"<sound>\n{question}" if comes_first else f"{question}\n<sound>", reply, sounds=[sound])
-
-    return Question(key, ({"role": "system", "content": QUESTIONER}, {"role": "user", "content": told}), finish)
+    return unless_left(_sounds(given), asked)
 
 
 def _sounds(given: Given) -> Iterator[tuple[str, str, str] | Left]:

@@ -3,10 +3,9 @@
 client_id <tab> path <tab> sentence ...     beside a folder of clips
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from limner.data.builders.building import Given, Left, Outcome, Question, Row, chat, written
+from limner.data.builders.building import Given, Left, Outcome, Question, Row, chat, exercise, unless_left
 from limner.data.builders.records import records
 
 REQUESTS = (
@@ -31,34 +30,21 @@ QUESTIONER = (
 
 def transcripts(given: Given) -> Iterator[Outcome]:
     """A clip, and its sentence asked for in one of several ways."""
-    for found in _clips(given):
-        if isinstance(found, Left):
-            yield found
-            continue
-        key, clip, sentence = found
-        request = given.draws(f"request/{key}").choice(REQUESTS)
-        yield chat(key, request, sentence, speech_audios=[clip])
+
+    def transcribed(key: str, clip: str, sentence: str) -> Row:
+        return chat(key, given.draws(f"request/{key}").choice(REQUESTS), sentence, speech_audios=[clip])
+
+    return unless_left(_clips(given), transcribed)
 
 
 def questions(given: Given) -> Iterator[Outcome]:
     """A clip with a question that another model writes from its sentence."""
-    for found in _clips(given):
-        if isinstance(found, Left):
-            yield found
-            continue
-        key, clip, sentence = found
-        comes_first = given.draws(f"order/{key}").random() < 0.5
-        yield _question(key, clip, sentence, comes_first=comes_first)
 
+    def asked(key: str, clip: str, sentence: str) -> Question:
+        comes_first, told = given.draws(f"order/{key}").random() < 0.5, f"The speaker says: {sentence}"
+        return exercise(key, "<speech>", system=QUESTIONER, told=told, comes_first=comes_first, speech_audios=[clip])
 
-def _question(key: str, clip: str, sentence: str, *, comes_first: bool) -> Question:
-    def finish(answer: Mapping[str, Any]) -> Row:
-        question, reply = written(answer, "question", "answer")
-        asked = f"<speech>\n{question}" if comes_first else f"{question}\n<speech>"
-        return chat(key, asked, reply, speech_audios=[clip])
-
-    told = ({"role": "system", "content": QUESTIONER}, {"role": "user", "content": f"The speaker says: {sentence}"})
-    return Question(key, told, finish)
+    return unless_left(_clips(given), asked)
 
 
 def _clips(given: Given) -> Iterator[tuple[str, str, str] | Left]:

@@ -11,7 +11,7 @@ network sees the rows of all, everything else is each draft's own.
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +24,10 @@ from torch import Tensor
 from limner.modalities.base import Decoder
 from limner.modalities.decoders.autoencoder import Autoencoder
 from limner.modalities.decoders.cross_attention import condition_kept
+from limner.modalities.drafts import OnStep, run_alone
 from limner.modalities.guidance import Guidance
 from limner.modalities.samplers import Sampler
 
-OnStep = Callable[[int, int, Tensor], None]
 _NUMBERS = itertools.count()
 
 
@@ -154,7 +154,7 @@ class LatentDecoder(Decoder):
             sampler=sampler,
             size=size,
         )
-        self._run(draft, on_step)
+        run_alone(self, draft, on_step=on_step)
         return self.finish([draft])[0]
 
     def begin(
@@ -216,7 +216,7 @@ class LatentDecoder(Decoder):
         """
         _check_branches(condition, guidance)
         draft = LatentDraft(latents, self.told(condition, latents), guidance, sampler, iter(step_noise))
-        self._run(draft, on_step)
+        run_alone(self, draft, on_step=on_step)
         return draft.latents
 
     def told(
@@ -227,12 +227,6 @@ class LatentDecoder(Decoder):
         """The condition as the network is told it when pictures of that size are sampled. Here: as it is."""
         del latents
         return condition
-
-    def _run(self, draft: LatentDraft, on_step: OnStep | None) -> None:
-        while draft.step < draft.num_steps:
-            self.advance([draft])
-            if on_step is not None:
-                on_step(draft.step - 1, draft.num_steps, draft.latents)
 
     def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
         height, width = size

@@ -118,5 +118,9 @@ class PixelDetokenizer(Detokenizer):
     ) -> Float[Tensor, "items 3 height width_px"]:
         """Pictures, RGB in [-1, 1]. Guidance, generators and steps have nothing to do."""
         self.check_sampling(sampler=sampler, size=size, num_inference_steps=num_inference_steps)
+        return self.painted(codes)
+
+    def painted(self, codes: Codes) -> Float[Tensor, "items 3 height width_px"]:
+        """Pictures of codes, RGB in [-1, 1]."""
         features = self.decoder(self.vectors[codes.values], codes.lengths)
         return self.painter(features).clamp(-1.0, 1.0)

@@ -7,7 +7,6 @@ here it is told. So the number of codes is the picture's own (0 to two for each 
 code wherever it stands. Weights are those of a `GridTokenizer` and a `PixelDetokenizer`, under the same names.
 """
 
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.modalities.base import Codes
-from limner.modalities.guidance import Guidance
 from limner.modalities.quantizers.detokenizer import PixelDetokenizer
 from limner.modalities.quantizers.visual_tokenizer import GridTokenizer
 
@@ -50,19 +48,8 @@ class PlacedDetokenizer(PixelDetokenizer):
         super().__init__(**options)
         self.paper = paper
 
-    @torch.no_grad()
-    def sample(
-        self,
-        codes: Codes,
-        *,
-        guidance: Guidance,
-        generators: Sequence[torch.Generator],
-        num_inference_steps: int,
-        sampler: str = "",
-        size: tuple[int, int] | None = None,
-        on_step: Callable[[int, int, Tensor], None] | None = None,
-    ) -> Float[Tensor, "items 3 height width_px"]:
-        """Pictures, RGB in [-1, 1]."""
+    def painted(self, codes: Codes) -> Float[Tensor, "items 3 height width_px"]:
+        """Pictures of codes, RGB in [-1, 1]."""
         num_looks, grid, edge = len(self.vectors), self.painter.grid, self.painter.patch_size
         looks = torch.zeros(len(codes.lengths), grid * grid, dtype=torch.long)
         drawn = torch.zeros(len(codes.lengths), grid * grid, dtype=torch.bool)
@@ -70,9 +57,6 @@ class PlacedDetokenizer(PixelDetokenizer):
             for place, look in pairwise(item):
                 if place >= num_looks > look:
                     looks[number, place - num_looks], drawn[number, place - num_looks] = look, True
-        pixels = super().sample(
-            Codes.of(looks.tolist(), device=codes.values.device), guidance=guidance, generators=generators,
-            num_inference_steps=num_inference_steps, sampler=sampler, size=size,
-        )  # fmt: skip
+        pixels = super().painted(Codes.of(looks.tolist(), device=codes.values.device))
         shown = drawn.view(-1, 1, grid, grid).repeat_interleave(edge, dim=2).repeat_interleave(edge, dim=3)
         return torch.where(shown.to(pixels.device), pixels, self.paper)
