@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 from transformers.models.janus.configuration_janus import JanusVisionConfig, JanusVQVAEConfig
 
+from limner.backbone.fused import Fused
 from limner.backbone.hf import Backbone
 from limner.document.document import Document, Media
 from limner.evaluate.report import environment
@@ -139,7 +140,7 @@ def _engine(llama: LlamaConfig, options: argparse.Namespace, *, batch: int) -> C
         template=Template.from_tokenizer(tokenizer.tokenizer, system=""),
         tokenizer=tokenizer,
     )
-    engine = Engine(model, context_length=1024, kept_bytes=0)
+    engine = Engine(model, context_length=1024, kept_bytes=0, fused=Fused(backbone))
     requests = [
         Request(
             Document.chat([("user", PROMPT)]), max_new_tokens=1, max_pictures=1, pictures=Pictures.NOW,

@@ -34,7 +34,7 @@ def run(backbone, lengths: list[int], *, fused: Fused | None, seed: int = 0) -> 
 def test_a_fused_step_is_the_models(family: str, lengths: list[int]) -> None:
     backbone = tiny_backbone(family)
     expected = run(backbone, lengths, fused=None)
-    fused = Fused(backbone.language_model)
+    fused = Fused(backbone)
     torch.testing.assert_close(run(backbone, lengths, fused=fused), expected, atol=1e-5, rtol=1e-5)
     # Joined matrices serve the model's own layers too.
     torch.testing.assert_close(run(backbone, lengths, fused=None), expected, atol=1e-5, rtol=1e-5)
@@ -59,8 +59,8 @@ def test_widths_that_eight_bits_cannot_serve_stay_exact(width: int) -> None:
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt_neox", "cohere"])
 def test_other_families_are_refused(family: str) -> None:
-    model = tiny_backbone(family, tied=family != "gpt_neox").language_model
-    assert not can_fuse(model)
+    model = tiny_backbone(family, tied=family != "gpt_neox")
+    assert not can_fuse(model.language_model)
     with pytest.raises(ValueError, match=r"cannot be fused.*\nhint: "):
         Fused(model)
 
@@ -85,3 +85,16 @@ def test_products_of_any_number_of_rows(count: int, bias: bool) -> None:
     assert all(
         layer.weight.untyped_storage().data_ptr() == products.weight.untyped_storage().data_ptr() for layer in layers
     )
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("tied", [True, False])
+@torch.no_grad()
+def test_scores_within_a_block_are_the_backbones(count: int, tied: bool) -> None:
+    backbone = tiny_backbone("llama", tied=tied, num_added=5)
+    hidden = torch.randn(count, backbone.d_model, generator=torch.Generator().manual_seed(count))
+    expected = {ids: backbone.logits_within(hidden, ids) for ids in (range(48, 53), range(51, 55), range(53, 58))}
+    fused = Fused(backbone)
+    for ids, scores in expected.items():
+        for _ in range(2):  # made, then kept
+            torch.testing.assert_close(fused.logits_within(hidden, ids), scores, atol=1e-6, rtol=1e-5)

@@ -1,7 +1,7 @@
 """One token per row on CPU: a language model's layers with little between the products.
 
     embeddings [rows d_model] --per layer: norm, q k v in one product, rotate, cache, attend, gate and up in one-->
-        hidden states [rows d_model]
+        hidden states [rows d_model] --output layer, or some rows of it--> logits
 
 Owns the step for models built like Llama (Llama, Mistral, Qwen2), which is bound by memory: every weight is read once
 per token. What it saves is what lies between: transformers' modules cost a third of a token's time for small models,
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from limner.backbone.cache import CacheStep
+from limner.backbone.hf import Backbone
 from limner.backbone.products import FEW, MANY, Products, Weights
 
 MOST_PACKED = 2 << 30
@@ -44,8 +45,9 @@ def can_fuse(language_model: Any) -> bool:
 class Fused:
     """The step of one model. Its matrices are shared with the model, which computes what it did."""
 
-    def __init__(self, language_model: Any, *, weights: Weights = Weights.EXACT) -> None:
-        """Join the matrices; raises ValueError for a model that `can_fuse` refuses."""
+    def __init__(self, backbone: Backbone, *, weights: Weights = Weights.EXACT) -> None:
+        """Join the matrices; raises ValueError for a language model that `can_fuse` refuses."""
+        language_model = backbone.language_model
         if not can_fuse(language_model):
             raise ValueError(
                 f"{type(language_model).__name__} cannot be fused; expected layers like Llama's, in float32 on CPU\n"
@@ -56,9 +58,12 @@ class Fused:
         self.norm = decoder.norm
         num_bytes = 4 * sum(parameter.numel() for parameter in language_model.parameters())
         packed_from = FEW if num_bytes <= MOST_PACKED else MANY
-        self.layers = [_Layer(layer, weights=weights, packed_from=packed_from) for layer in decoder.layers]
+        self.backbone = backbone
+        self._within: dict[range, Products] = {}
+        self._how = {"weights": weights, "packed_from": packed_from}
+        self.layers = [_Layer(layer, **self._how) for layer in decoder.layers]
         head = language_model.get_output_embeddings()
-        head.forward = Products([head], weights=weights, packed_from=packed_from)
+        head.forward = Products([head], **self._how)
 
     @torch.no_grad()
     def __call__(
@@ -75,6 +80,13 @@ class Fused:
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden, cos, sin, mask=mask, cache=cache, index=index)
         return _normed(hidden, self.norm)
+
+    @torch.no_grad()
+    def logits_within(self, hidden: Float[Tensor, "rows d_model"], ids: range) -> Float[Tensor, "rows vocab"]:
+        """`Backbone.logits_within`; what it needs is kept for each range of ids."""
+        if ids not in self._within:
+            self._within[ids] = Products(self.backbone.output_rows(ids), **self._how)
+        return self.backbone.logits_of(self._within[ids](hidden), ids)
 
 
 class _Layer:

@@ -10,7 +10,7 @@ attention, is refused when it is wired: it would compute, and be wrong.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,13 @@ from torch import Tensor, nn
 
 from limner.backbone.attention import Segments, packed_causal_mask, serve_segments
 from limner.backbone.lora import LoraSpec, add_lora, loading_options
+
+
+class OutputRows(NamedTuple):
+    """Some rows of an output layer."""
+
+    weight: Float[Tensor, "ids d_model"]
+    bias: Float[Tensor, " ids"] | None
 
 
 class Backbone(nn.Module):
@@ -159,17 +166,29 @@ class Backbone(nn.Module):
         the rest of the output matrix need not be read."""
         head = self.language_model.get_output_embeddings()
         if type(head) is not nn.Linear and ids.start < self.base_size:  # adapters and quantised weights have no slices
-            scores = self.logits(hidden)[:, ids.start : ids.stop]
-        else:
-            old = slice(min(ids.start, self.base_size), min(ids.stop, self.base_size))
-            new = slice(max(ids.start - self.base_size, 0), max(ids.stop - self.base_size, 0))
-            parts = [F.linear(hidden.float(), self._added_output[new].float())]
-            if old.start < old.stop:
-                bias = None if head.bias is None else head.bias[old]
-                parts.insert(0, F.linear(hidden, head.weight[old], bias).float())
-            scores = self._scaled(torch.cat(parts, dim=-1))
-        found = scores.new_full((len(hidden), self.base_size + len(self._added_output)), float("-inf"))
-        found[:, ids.start : ids.stop] = scores
+            return self._alone(self.logits(hidden)[:, ids.start : ids.stop], ids)
+        parts = self.output_rows(ids)
+        found = [F.linear(hidden.to(part.weight.dtype), part.weight, part.bias).float() for part in parts]
+        return self.logits_of(torch.cat(found, dim=-1), ids)
+
+    def output_rows(self, ids: range) -> list[OutputRows]:
+        """Views of the output layer for consecutive ids: of the old matrix, of the added rows, or of both."""
+        head, base = self.language_model.get_output_embeddings(), self.base_size
+        parts = []
+        if ids.start < base:
+            old = slice(ids.start, min(ids.stop, base))
+            parts.append(OutputRows(head.weight[old], None if head.bias is None else head.bias[old]))
+        if ids.stop > base:
+            parts.append(OutputRows(self._added_output[max(ids.start - base, 0) : ids.stop - base], None))
+        return parts
+
+    def logits_of(self, scores: Float[Tensor, "rows ids"], ids: range) -> Float[Tensor, "rows vocab"]:
+        """Logits where nothing but some consecutive ids may be said, for which the output layer gives `scores`."""
+        return self._alone(self._scaled(scores), ids)
+
+    def _alone(self, logits: Float[Tensor, "rows ids"], ids: range) -> Float[Tensor, "rows vocab"]:
+        found = logits.new_full((len(logits), self.base_size + len(self._added_output)), float("-inf"))
+        found[:, ids.start : ids.stop] = logits
         return found
 
     @property

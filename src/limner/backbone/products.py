@@ -6,11 +6,12 @@ time. From four rows on, oneDNN's packed form wins, which costs a second copy of
 
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 FEW = 4
 """From this many rows on a packed copy is used."""
@@ -31,13 +32,23 @@ class Weights(StrEnum):
     """In eight bits with a scale per output row, inputs in bfloat16. Not exact."""
 
 
+@runtime_checkable
+class Linear(Protocol):
+    """What products are made of: a linear layer, or some rows of one."""
+
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+
+
 class Products:
     """x W^T + b for one matrix made of several with the same input; those become views of it.
 
     `packed_from` is the number of rows from which on a packed copy is used, MANY for none.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear], *, weights: Weights, packed_from: int = FEW) -> None:
+    def __init__(self, layers: Sequence[Linear], *, weights: Weights, packed_from: int = FEW) -> None:
         self.weight = _joined([layer.weight for layer in layers])
         self.bias = _joined_biases(layers)
         self.packed_from = packed_from
@@ -79,7 +90,7 @@ def _joined(matrices: Sequence[Tensor]) -> Tensor:
     return whole
 
 
-def _joined_biases(layers: Sequence[nn.Linear]) -> Tensor | None:
+def _joined_biases(layers: Sequence[Linear]) -> Tensor | None:
     if all(layer.bias is None for layer in layers):
         return None
     parts = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers]

@@ -74,7 +74,7 @@ def open_engine(name: str, *, device: Device = Device.AUTO, weights: str = "exac
         if can_merge(language_model):
             merge_lora(language_model)  # two products less per layer and token; what is used here is not trained
         fuses = place.type == "cpu" and can_fuse(language_model)
-        return Engine(model.to(place), fused=Fused(language_model, weights=Weights(weights)) if fuses else None)
+        return Engine(model.to(place), fused=Fused(model.backbone, weights=Weights(weights)) if fuses else None)
 
 
 def overridden(config: str, overrides: Sequence[str]) -> Call:

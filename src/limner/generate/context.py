@@ -57,7 +57,9 @@ class Context:
         last = torch.tensor([counts[line] - 1 for line in lines], device=hidden.device)
         states = hidden[torch.tensor(lines, device=hidden.device), last]
         backbone = self.model.backbone
-        return backbone.logits(states) if within is None else backbone.logits_within(states, within)
+        if within is None:
+            return backbone.logits(states)
+        return (self.fused or backbone).logits_within(states, within)
 
     def append_span(
         self, rows: list[Row], values: list[Tensor], *, edges: tuple[int, int], contents: list[list[int]], wants: bool
