@@ -140,7 +140,7 @@ def _engine(llama: LlamaConfig, options: argparse.Namespace, *, batch: int) -> C
         template=Template.from_tokenizer(tokenizer.tokenizer, system=""),
         tokenizer=tokenizer,
     )
-    engine = Engine(model, context_length=1024, kept_bytes=0, fused=Fused(backbone))
+    engine = Engine(model, context_length=1024, kept_bytes=0, token_step=Fused(backbone))
     requests = [
         Request(
             Document.chat([("user", PROMPT)]), max_new_tokens=1, max_pictures=1, pictures=Pictures.NOW,

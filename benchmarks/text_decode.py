@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.serving import LANGUAGE_MODEL, PROMPTS
 from limner.cli.loading import open_engine
+from limner.cli.options import Weights
 from limner.document.document import Document
 from limner.evaluate.report import environment
 from limner.generate.context import Context
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
     _table("limner", exact, serial, options)
     replies = [_reply(exact, prompt, options.tokens) for prompt in PROMPTS]
     if not options.without_int8:
-        small = open_engine(options.model, weights="int8")
+        small = open_engine(options.model, weights=Weights.INT8)
         _table("limner, int8", small, serial, options)
     plain = Engine(exact.model, kept_bytes=0)
     same = [reply == _reply(plain, prompt, options.tokens) for prompt, reply in zip(PROMPTS, replies, strict=True)]
@@ -156,7 +157,7 @@ def _scores(engine: Engine, prompt: str, reply: list[int]) -> torch.Tensor:
     """Logits in front of each token of a reply, one token a step."""
     model = engine.model
     ids = list(model.render(_request(prompt, 1).document, reply=True).ids)
-    context = Context(model, num_rows=1, capacity=1024, prefixes=engine.prefixes, fused=engine.fused)
+    context = Context(model, num_rows=1, capacity=1024, prefixes=engine.prefixes, token_step=engine.token_step)
     found = []
     for piece in (ids, *([token] for token in reply[:-1])):
         hidden = context.append([0], model.backbone.embed(torch.tensor([piece])), counts=[len(piece)])

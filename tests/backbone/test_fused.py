@@ -17,12 +17,12 @@ def run(backbone, lengths: list[int], *, fused: Fused | None, seed: int = 0) -> 
     for counts in (lengths, *[[1] * len(rows)] * 4):
         ids = torch.randint(53, (len(rows), max(counts)), generator=generator)
         step = cache.step(rows, counts=counts)
-        embeddings, mask = backbone.embed(ids), step.mask(backbone.dtype)
+        embeddings = backbone.embed(ids)
         if fused is None or max(counts) > 1:
+            mask = step.mask(backbone.dtype)
             hidden = backbone.hidden_states(embeddings, positions=step.positions, mask=mask, cache=step)
         else:
-            mask = None if step.is_aligned else mask
-            hidden = fused(embeddings[:, 0], positions=step.positions, mask=mask, cache=step)[:, None]
+            hidden = fused(embeddings[:, 0], cache=step)[:, None]
         step.commit()
         found.append(backbone.logits(hidden[:, -1]))
     return torch.stack(found[1:])

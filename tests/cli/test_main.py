@@ -65,15 +65,17 @@ OPTIONS = {
     ],
     "export": ["--help", "-h", "CHECKPOINT", "DIR", "[KEY=VALUE]..."],
     "generate": [
-        "--beams", "--best-of", "--device", "--guidance-rescale", "--guidance-scale", "--help", "--image",
+        "--beams", "--best-of", "--compile", "--device", "--guidance-rescale", "--guidance-scale", "--help", "--image",
         "--input", "--max-new-tokens", "--negative", "--output", "--pictures", "--prompt", "--sampler", "--scorer",
-        "--seed", "--size", "--steps", "--temperature", "--together", "--top-p", "-h", "MODEL",
+        "--seed", "--size", "--steps", "--temperature", "--together", "--top-p", "--weights", "-h",
+        "MODEL",
     ],
     "models": ["--help", "-h"],
     "publish": ["--help", "--licence", "--name", "--output", "--upload", "-h", "CHECKPOINT"],
     "serve": [
-        "--api-key", "--device", "--fetch-media", "--fetch-network", "--help", "--host", "--max-new-tokens",
-        "--max-waiting", "--media-root", "--port", "--rows", "--ui", "-h", "MODEL",
+        "--api-key", "--compile", "--device", "--fetch-media", "--fetch-network", "--help", "--host",
+        "--max-new-tokens", "--max-waiting", "--media-root", "--port", "--rows", "--token-budget", "--ui",
+        "--weights", "-h", "MODEL",
     ],
     "train": [
         "--activation-checkpointing", "--allow-changes", "--bf16", "--bits", "--compile", "--config", "--config_file",

@@ -8,20 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from hearing import hearing_model
 from served import serving
 from tiny import picture
 
 gradio = pytest.importorskip("gradio", reason="the page needs the extra `ui`")
 playwright = pytest.importorskip("playwright.sync_api", reason="driving a browser needs playwright")
 
+from limner.document.audio import Audio  # noqa: E402 - after the skips
 from limner.document.document import Media  # noqa: E402 - after the skips
 from limner.document.html import from_html  # noqa: E402
 from limner.generate.engine import Engine  # noqa: E402
+from limner.generate.request import Request  # noqa: E402
 from limner.serve.app import create_app  # noqa: E402
 from limner.serve.openai import Limits  # noqa: E402
 from limner.serve.page import PATH, How, add_page  # noqa: E402
-from limner.serve.runtime import Runtime  # noqa: E402
+from limner.serve.runtime import Runtime, Ticket  # noqa: E402
 from limner.serve.service import Settings  # noqa: E402
 
 # Gradio's and Starlette's own, of newer versions of one another.
@@ -143,6 +147,49 @@ def test_an_answer_can_be_stopped_and_who_leaves_frees_the_row(page: Any, runtim
                 break
             time.sleep(0.1)
         assert runtime.load.running == 0
+
+
+class Noting(Runtime):
+    """A runtime that keeps what it was asked."""
+
+    asked: tuple[Request, ...] = ()
+
+    def submit(self, request: Request) -> Ticket:
+        self.asked += (request,)
+        return super().submit(request)
+
+
+def test_a_sound_that_is_uploaded_can_be_heard_on_the_page_and_reaches_the_model(
+    browser: Any, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
+    wave = numpy.sin(numpy.linspace(0, 700, 8000)).astype(numpy.float32) / 2
+    (tmp_path / "tone.wav").write_bytes(Audio.from_samples(wave, rate=16_000).data)
+    runtime = Noting(Engine(hearing_model()), num_rows=1)
+    app = create_app(runtime, settings=Settings("hearing", limits=Limits(max_new_tokens=8)), page=PATH)
+    add_page(app, hears=True)
+    with serving(app) as place:
+        page = browser.new_context().new_page()
+        page.set_default_timeout(60_000)
+        page.goto(place)
+        page.locator("#begin button").last.wait_for()
+        page.locator("#ask input[type=file]").first.set_input_files(tmp_path / "tone.wav")
+        page.locator("#ask .thumbnail-item, #ask audio").first.wait_for()
+        page.locator("#ask textarea").fill("What is heard?")
+        page.locator("#ask textarea").press("Enter")
+        player = page.locator("#talk .user audio")
+        player.wait_for()
+        page.wait_for_function("document.querySelector('#talk .user audio').readyState > 0")
+        assert abs(player.evaluate("sound => sound.duration") - 0.5) < 0.01
+        answered(page)
+        assert page.locator("#talk .assistant").count() == 1
+        assert page.locator("[role=alert]").count() == 0
+        page.context.close()
+    sound = runtime.asked[0].document.messages[-1].parts[0]
+    assert isinstance(sound, Media)
+    assert sound.modality == "sound"
+    assert isinstance(sound.payload, Audio)
+    assert sound.payload.data == (tmp_path / "tone.wav").read_bytes()
 
 
 def test_a_page_with_keys_asks_for_one(engine: Engine, browser: Any, tmp_path: Path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """The engine's thread: bounded waiting, cancelling, closing."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -99,3 +100,95 @@ def test_a_step_that_fails_ends_those_in_it_and_nothing_after_it(engine: Engine,
         runtime.close()
 
     asyncio.run(run())
+
+
+def test_events_of_a_crowd_wake_the_loop_together_and_stay_in_order(engine: Engine) -> None:
+    async def run() -> None:
+        runtime, loop = Runtime(engine, num_rows=8), asyncio.get_running_loop()
+        tickets = [runtime.submit(request(6)) for _ in range(8)]
+        mail, wakes = tickets[0].mail, []
+        assert all(ticket.mail is mail for ticket in tickets)
+        real = loop.call_soon_threadsafe
+        mail.loop = SimpleNamespace(is_closed=loop.is_closed, call_soon_threadsafe=lambda *a: wakes.append(real(*a)))
+        answers = await asyncio.gather(*(all_of(ticket) for ticket in tickets))
+        assert all(answer == answers[0] for answer in answers)
+        assert len(wakes) < sum(len(answer) for answer in answers)
+        runtime.close()
+
+    asyncio.run(run())
+
+
+def test_who_asked_on_a_loop_that_is_gone_gives_its_row_back(engine: Engine) -> None:
+    runtime = Runtime(engine, num_rows=1)
+
+    async def leave() -> None:
+        await anext(runtime.submit(request(400)).events())
+
+    async def ask() -> None:
+        assert isinstance((await asyncio.wait_for(all_of(runtime.submit(request(3))), 30))[-1], Done)
+
+    asyncio.run(leave())
+    asyncio.run(ask())
+    runtime.close()
+
+
+def test_requests_run_together_as_far_as_their_tokens_fit_and_none_is_overtaken(engine: Engine) -> None:
+    async def run() -> None:
+        probe = engine.running(num_rows=1)
+        short, long = (probe.most_tokens(request(tokens)) for tokens in (4, 40))
+        assert long - short == 36
+        runtime = Runtime(engine, num_rows=8, token_budget=long + short)
+        together, joined = [], []
+        real_step, real_add = runtime._running.step, runtime._running.add
+
+        def step() -> bool:
+            together.append(sum(ticket.num_reserved or 0 for ticket in runtime._joined.values()))
+            return real_step()
+
+        def add(requests):
+            joined.extend(requests)
+            return real_add(requests)
+
+        runtime._running.step, runtime._running.add = step, add
+        asked = [request(tokens) for tokens in (4, 40, 40, 4, 4, 40, 4)]
+        tickets = [runtime.submit(one) for one in asked]
+        answers = await asyncio.gather(*(all_of(ticket) for ticket in tickets))
+        assert all(isinstance(answer[-1], Done) for answer in answers)
+        assert [id(one) for one in joined] == [id(one) for one in asked]
+        assert long < max(together) <= runtime.token_budget
+        runtime.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_of_more_tokens_than_the_budget_runs_alone(engine: Engine) -> None:
+    async def run() -> None:
+        expected = await all_of(Runtime(engine, num_rows=1).submit(request(20)))
+        runtime = Runtime(engine, num_rows=4, token_budget=8)
+        most, real = [], runtime._running.step
+
+        def step() -> bool:
+            most.append(runtime.load.running)
+            return real()
+
+        runtime._running.step = step
+        tickets = [runtime.submit(request(20)) for _ in range(3)]
+        tickets.append(runtime.submit(request(4, "word " * 2000)))
+        runtime.cancel(tickets[1])
+        assert await all_of(tickets[0]) == await all_of(tickets[2]) == expected
+        with pytest.raises(ValueError, match="the context holds"):
+            await all_of(tickets[3])
+        assert max(most) == 1
+        runtime.close()
+
+    asyncio.run(run())
+
+
+def test_a_pictures_tokens_count(engine: Engine) -> None:
+    running = engine.running(num_rows=1)
+    document = Document.chat([("user", "What?")])
+    plain, one, two = (
+        running.most_tokens(Request(document, max_new_tokens=4, pictures=pictures, max_pictures=count))
+        for pictures, count in ((Pictures.NONE, 8), (Pictures.AUTO, 1), (Pictures.AUTO, 2))
+    )
+    assert two - one == one - plain == running.writing.longest(Request(document)) > 0

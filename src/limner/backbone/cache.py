@@ -84,6 +84,12 @@ class RowCache:
             self.layers[layer] = (self._grown(before[0], keys, num_keys), self._grown(before[1], values, num_keys))
         return self.layers[layer]
 
+    def allocate(self) -> None:
+        """Grow all storage to the capacity: from then on it stays where it is."""
+        for index, (keys, values) in enumerate(self.layers):
+            if keys.shape[2] < self.capacity:
+                self.reserve(index, keys, values, num_keys=self.capacity)
+
     def _grown(self, store: Tensor | None, new: Tensor, num_keys: int) -> Tensor:
         """Storage for `num_keys` tokens, and for as many again where some were there before."""
         before = 0 if store is None else store.shape[2]

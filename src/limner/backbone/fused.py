@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from limner.backbone.cache import CacheStep
@@ -66,16 +66,10 @@ class Fused:
         head.forward = Products([head], **self._how)
 
     @torch.no_grad()
-    def __call__(
-        self,
-        embeddings: Float[Tensor, "rows d_model"],
-        *,
-        positions: Int[Tensor, "rows 1"],
-        mask: Float[Tensor, "rows 1 1 keys"] | None,
-        cache: CacheStep,
-    ) -> Float[Tensor, "rows d_model"]:
+    def __call__(self, embeddings: Float[Tensor, "rows d_model"], *, cache: CacheStep) -> Float[Tensor, "rows d_model"]:
         """Hidden states after the final norm of one new token per row."""
-        cos, sin = self.rotary(embeddings, positions)  # [rows 1 head_width], as broadcast over heads
+        mask = None if cache.is_aligned else cache.mask(embeddings.dtype)
+        cos, sin = self.rotary(embeddings, cache.positions)  # [rows 1 head_width], as broadcast over heads
         hidden = embeddings
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden, cos, sin, mask=mask, cache=cache, index=index)

@@ -1,10 +1,12 @@
 """`limner generate`: one prompt, one reply, as a page or as JSON; or the rows of a file, for scripts."""
 
+import functools
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +18,9 @@ from limner.cli.progress import streaming
 from limner.cli.settings import Settings, size_of
 from limner.document.document import Document
 from limner.document.media import Image
+
+if TYPE_CHECKING:
+    from limner.generate.engine import Engine
 
 
 def command(
@@ -40,6 +45,8 @@ def command(
     max_new_tokens: options.MaxNewTokens = 256,
     beams: options.Beams = 1,
     device: options.DeviceOption = options.Device.AUTO,
+    weights: options.WeightsOption = options.Weights.EXACT,
+    compiles: options.Compile = False,
     rows: Annotated[
         Path | None,
         typer.Option("--input", help='Many prompts instead, a line of JSON each: {"prompt": ..., "images": [...]}'),
@@ -69,24 +76,25 @@ def command(
         max_new_tokens=max_new_tokens,
         beams=beams,
     )
+    opened = functools.partial(open_engine, model, device=device, weights=weights, compiles=compiles)
     if rows is not None:
         if image:
             raise ValueError("--image with --input\nhint: rows name their own pictures, under `images`")
-        _answer_file(rows, settings, model=model, device=device, together=together, output=output or "answers.jsonl")
+        _answer_file(rows, settings, model=model, opened=opened, together=together, output=output or "answers.jsonl")
     else:
         assert prompt is not None, "one of the two is given"
-        _answer(prompt, image or [], settings, model=model, device=device, output=output or "limner.html")
+        _answer(prompt, image or [], settings, model=model, opened=opened, output=output or "limner.html")
 
 
 def _answer(
-    prompt: str, image: list[Path], settings: Settings, *, model: str, device: options.Device, output: str
+    prompt: str, image: list[Path], settings: Settings, *, model: str, opened: Callable[[], "Engine"], output: str
 ) -> None:
     require_text(prompt, option="--prompt")
     images = [Image.from_path(path) for path in image]
     for shown in images:
         shown.pil()  # a damaged file fails here, before a model is loaded
     target = None if output == "-" else require_page_path(Path(output))
-    engine = open_engine(model, device=device)
+    engine = opened()
     request = settings.request(Document.chat([("user", [*images, prompt])]), model=engine.model)
     started = time.perf_counter()
     document = engine.run([request], on_event=streaming(_to_stderr))[0]
@@ -101,7 +109,7 @@ def _answer(
 
 
 def _answer_file(
-    path: Path, settings: Settings, *, model: str, device: options.Device, together: int, output: str
+    path: Path, settings: Settings, *, model: str, opened: Callable[[], "Engine"], together: int, output: str
 ) -> None:
     target, bad = require_rows_path(Path(output)), Bad()
     if target.resolve() == path.resolve():
@@ -110,7 +118,7 @@ def _answer_file(
     done = answered(target, asked)
     left = [row for row in asked if row.line not in done]
     if left:
-        engine = open_engine(model, device=device)
+        engine = opened()
         with target.open("a", encoding="utf-8") as stream:
             answer_rows(engine, left, num_together=together, output=stream, bad=bad)
     print(target)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from limner import zoo
 from limner.cli.ancestor_overrides import translated
-from limner.cli.options import Device
+from limner.cli.options import Device, Weights
 from limner.config.call import Call
 from limner.config.load import load
 from limner.config.overrides import apply_overrides
@@ -50,9 +50,12 @@ def choose_device(device: Device) -> "torch.device":
     return torch.device(device.value)
 
 
-def open_engine(name: str, *, device: Device = Device.AUTO, weights: str = "exact") -> "Engine":
-    """Load a checkpoint by zoo name or directory. `weights` "int8" writes text with eight-bit matrices on CPU, where
-    the language model is built like Llama. Raises ValueError: unknown or damaged, no such device."""
+def open_engine(
+    name: str, *, device: Device = Device.AUTO, weights: Weights = Weights.EXACT, compiles: bool = False
+) -> "Engine":
+    """Load a checkpoint by zoo name or directory, and choose how it writes: `weights` says how the language model's
+    matrices are held then, `compiles` whether one token per row is compiled (`backbone/compiled.py`). Raises
+    ValueError: unknown or damaged, no such device, a library that is missing."""
     path = locate_checkpoint(name)
     place = choose_device(device)
     # The libraries' own bars would stand beside ours.
@@ -60,9 +63,11 @@ def open_engine(name: str, *, device: Device = Device.AUTO, weights: str = "exac
     with STDERR.status(f"loading {name}"):
         from transformers.utils import logging as transformers_logging
 
+        from limner.backbone import products
+        from limner.backbone.compiled import Compiled
+        from limner.backbone.eight_bits import to_eight_bits
         from limner.backbone.fused import Fused, can_fuse
         from limner.backbone.lora import can_merge, merge_lora
-        from limner.backbone.products import Weights
         from limner.generate.engine import Engine
         from limner.model.checkpoint import load_checkpoint
 
@@ -73,8 +78,12 @@ def open_engine(name: str, *, device: Device = Device.AUTO, weights: str = "exac
         language_model = model.backbone.language_model
         if can_merge(language_model):
             merge_lora(language_model)  # two products less per layer and token; what is used here is not trained
-        fuses = place.type == "cpu" and can_fuse(language_model)
-        return Engine(model.to(place), fused=Fused(model.backbone, weights=Weights(weights)) if fuses else None)
+        model = model.to(place)
+        if not compiles and place.type == "cpu" and can_fuse(language_model):
+            return Engine(model, token_step=Fused(model.backbone, weights=products.Weights(weights)))
+        if weights is Weights.INT8:
+            to_eight_bits(language_model)
+        return Engine(model, token_step=Compiled(model.backbone) if compiles else None)
 
 
 def overridden(config: str, overrides: Sequence[str]) -> Call:

@@ -25,6 +25,13 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Weights(StrEnum):
+    """How the language model's matrices are held while it writes (limner.backbone.products.Weights)."""
+
+    EXACT = "exact"
+    INT8 = "int8"
+
+
 class Resume(StrEnum):
     """What is done with a run that is there already (limner.train.plan.Resume)."""
 
@@ -53,6 +60,13 @@ Model = Annotated[
 ]
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Where the model computes; auto takes a GPU where there is one.")
+]
+WeightsOption = Annotated[
+    Weights, typer.Option("--weights", help="Of the language model while it writes; int8 is faster and not exact.")
+]
+Compile = Annotated[
+    bool,
+    typer.Option("--compile", help="Compile the step from token to token: for GPUs; the first tokens take minutes."),
 ]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same reply.")]
 PicturesOption = Annotated[

@@ -31,6 +31,9 @@ def command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
     rows: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")] = 64,
+    token_budget: Annotated[
+        int | None, typer.Option(min=1, help="Tokens that requests may hold together to run at once; else no limit.")
+    ] = None,
     api_key: Annotated[
         list[str] | None,
         typer.Option(help="A key that lets in; may be repeated. LIMNER_API_KEYS holds more, separated by commas."),
@@ -53,6 +56,8 @@ def command(
         bool, typer.Option("--ui", help="A chat page besides, at /ui; with keys, they are its password.")
     ] = False,
     device: options.DeviceOption = options.Device.AUTO,
+    weights: options.WeightsOption = options.Weights.EXACT,
+    compiles: options.Compile = False,
 ) -> None:
     """Serve OpenAI's chat and image routes, and rows at /generate. SIGTERM lets what runs finish, then ends."""
     if fetch_network and not fetch_media:
@@ -70,7 +75,16 @@ def command(
     fetching = Fetching(networks=allowed) if fetch_media else None
     answering = RowSettings(max_new_tokens=max_new_tokens, media_root=media_root, fetching=fetching)
     app = application(
-        model, rows=rows, max_waiting=max_waiting, api_keys=keys, answering=answering, ui=ui, device=device
+        model,
+        rows=rows,
+        max_waiting=max_waiting,
+        token_budget=token_budget,
+        api_keys=keys,
+        answering=answering,
+        ui=ui,
+        device=device,
+        weights=weights,
+        compiles=compiles,
     )
     if host not in ("127.0.0.1", "localhost", "::1") and not keys:
         STDERR.print("anybody who reaches this port may use the model: --api-key NAME lets in only who knows it")
@@ -88,10 +102,13 @@ def application(
     *,
     rows: int = 16,
     max_waiting: int = 64,
+    token_budget: int | None = None,
     api_keys: Sequence[str] = (),
     answering: "RowSettings | None" = None,
     ui: bool = False,
     device: options.Device = options.Device.AUTO,
+    weights: options.Weights = options.Weights.EXACT,
+    compiles: bool = False,
 ) -> "FastAPI":
     """What is served, to be run by any ASGI server. Raises ValueError for what is not installed and no such model."""
     with _installed():
@@ -104,14 +121,14 @@ def application(
 
     if ui:
         require_gradio()  # before a model is loaded
-    engine = open_engine(model, device=device)
+    engine = open_engine(model, device=device, weights=weights, compiles=compiles)
     modalities = [engine.model.modality(name) for name in engine.model.modalities]
     areas = [math.prod(part.maker.decoder.target_size) for part in modalities if part.maker is not None]
     areas += [math.prod(part.speller.detokenizer.target_size) for part in modalities if part.speller is not None]
     limits = Limits(max_drawn_pixels=MOST_TIMES_TRAINED * max(areas, default=0))
     settings = Settings(model.rstrip("/").rpartition("/")[2], api_keys=tuple(api_keys), limits=limits)
     rows_of_data = Rows(placeholders_of(engine.model), settings=answering or RowSettings())
-    runtime = Runtime(engine, num_rows=rows, max_waiting=max_waiting)
+    runtime = Runtime(engine, num_rows=rows, max_waiting=max_waiting, token_budget=token_budget)
     app = create_app(runtime, settings=settings, rows=rows_of_data, page=PATH if ui else "")
     if ui:
         add_page(app, hears=hears(engine.model), examples=examples_of(locate_checkpoint(model)))

@@ -10,20 +10,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limner.backbone.cache import RowCache
+from limner.backbone.compiled import Compiled
 from limner.backbone.fused import Fused
 from limner.generate.prefixes import SHORTEST, Prefixes, common_length
 from limner.generate.request import Row
 from limner.model.multimodal import MultimodalLM
 
+TokenStep = Fused | Compiled
+"""How one token per row is run, in place of the language model's own layers."""
+
 
 class Context:
-    """`num_rows` places of at most `capacity` tokens each; `fused` is how one token per row is run, where it can be."""
+    """`num_rows` places of at most `capacity` tokens each."""
 
     def __init__(
-        self, model: MultimodalLM, *, num_rows: int, capacity: int, prefixes: Prefixes, fused: Fused | None = None
+        self,
+        model: MultimodalLM,
+        *,
+        num_rows: int,
+        capacity: int,
+        prefixes: Prefixes,
+        token_step: TokenStep | None = None,
     ) -> None:
         self.model = model
-        self.fused = fused
+        self.token_step = token_step
         self.cache = RowCache(num_rows=num_rows, capacity=capacity, device=model.device)
         self.prefixes = prefixes
 
@@ -33,9 +43,8 @@ class Context:
         """Append the first `counts[i]` input rows of line i to place `slots[i]`; return the hidden states of all."""
         backbone = self.model.backbone
         step = self.cache.step(slots, counts=counts)
-        if self.fused is not None and embeddings.shape[1] == 1:
-            mask = None if step.is_aligned else step.mask(backbone.dtype)
-            hidden = self.fused(embeddings[:, 0], positions=step.positions, mask=mask, cache=step)[:, None]
+        if self.token_step is not None and embeddings.shape[1] == 1:
+            hidden = self.token_step(embeddings[:, 0], cache=step)[:, None]
             step.commit()
             return hidden
         hidden = backbone.hidden_states(
@@ -59,7 +68,7 @@ class Context:
         backbone = self.model.backbone
         if within is None:
             return backbone.logits(states)
-        return (self.fused or backbone).logits_within(states, within)
+        return (self.token_step or backbone).logits_within(states, within)
 
     def append_span(
         self, rows: list[Row], values: list[Tensor], *, edges: tuple[int, int], contents: list[list[int]], wants: bool

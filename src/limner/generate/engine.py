@@ -9,9 +9,9 @@ kept for those that begin alike (generate/prefixes.py).
 
 from collections.abc import Sequence
 
-from limner.backbone.fused import Fused
 from limner.document.document import Document
 from limner.generate.coding import Coding
+from limner.generate.context import TokenStep
 from limner.generate.drawing import Drawing
 from limner.generate.events import reply_to
 from limner.generate.prefixes import Prefixes
@@ -30,7 +30,7 @@ class Engine:
         context_length: most tokens of a document; None takes the language model's own, 2048 at most.
         kept_bytes: most memory for keys and values of rows that have ended, for those that begin alike; 0 keeps none.
         prompt_chunk: most tokens of prompts that are run in one step, between two tokens of those that write.
-        fused: runs one token per row, in place of the language model's own layers.
+        token_step: runs one token per row, in place of the language model's own layers.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class Engine:
         context_length: int | None = None,
         kept_bytes: int = KEPT_BYTES,
         prompt_chunk: int = PROMPT_CHUNK,
-        fused: Fused | None = None,
+        token_step: TokenStep | None = None,
     ) -> None:
         self.model = model.eval()
         self.context_length = min(context_length or 2048, model.backbone.context_length)
         self.prompt_chunk = prompt_chunk
-        self.fused = fused
+        self.token_step = token_step
         self.drawing = Drawing(self.model, coding=Coding(self.model))
         self.prefixes = Prefixes(max_bytes=kept_bytes)
 
@@ -71,6 +71,6 @@ class Engine:
             context_length=self.context_length,
             prefixes=self.prefixes,
             prompt_chunk=self.prompt_chunk,
-            fused=self.fused,
+            token_step=self.token_step,
             on_event=on_event,
         )

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from limner.backbone.cache import RowCache
-from limner.backbone.fused import Fused
 from limner.document.document import Direction, Media
-from limner.generate.context import Context
+from limner.generate.context import Context, TokenStep
 from limner.generate.drawing import Drawing
 from limner.generate.events import Event, MediaFinished, MediaProgress
 from limner.generate.prefixes import Prefixes, slot_contents
@@ -43,7 +42,7 @@ class Running:
         drawing: what makes their pictures.
         prefixes: what is kept of rows that have ended.
         prompt_chunk: most tokens of prompts that are run in one step.
-        fused: runs one token per row, in place of the language model's own layers.
+        token_step: runs one token per row, in place of the language model's own layers.
         on_event: hears the row's index and what happened; None listens to nothing.
     """
 
@@ -56,13 +55,15 @@ class Running:
         context_length: int,
         prefixes: Prefixes,
         prompt_chunk: int = PROMPT_CHUNK,
-        fused: Fused | None = None,
+        token_step: TokenStep | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
         self.model = model
         self.drawing = drawing
         self.on_event = on_event
-        self.context = Context(model, num_rows=num_rows, capacity=context_length, prefixes=prefixes, fused=fused)
+        self.context = Context(
+            model, num_rows=num_rows, capacity=context_length, prefixes=prefixes, token_step=token_step
+        )
         self.prompts = Prompts(self.context, chunk=prompt_chunk)
         self.writing = Writing(self.context, drawing=drawing, tell=None if on_event is None else self._tell)
         self.rows: list[Row] = []
@@ -82,6 +83,12 @@ class Running:
     def num_slots(self, request: Request) -> int:
         """Rows of the cache that a request takes."""
         return self.drawing.num_slots(request)
+
+    def most_tokens(self, request: Request) -> int:
+        """Most tokens that a request may hold in the cache. Raises ValueError for a prompt that cannot be read."""
+        prompt = len(self.model.render(request.document, reply=True))
+        pictures = 0 if request.pictures == Pictures.NONE else request.max_pictures * self.writing.longest(request)
+        return self.num_slots(request) * min(self.cache.capacity, prompt + request.max_new_tokens + pictures)
 
     @torch.inference_mode()
     def add(self, requests: Sequence[Request]) -> list[Row]:

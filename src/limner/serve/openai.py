@@ -28,6 +28,7 @@ from limner.generate.sampling import Sampling
 from limner.serve.schema import AudioPart, ChatBody, ChatMessage, ContentPart, ImagePart, TextPart
 
 AUDIO_TYPES = {"wav": "audio/wav", "mp3": "audio/mpeg", "flac": "audio/flac", "ogg": "audio/ogg"}
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def error_body(message: str, *, kind: str, param: str | None = None, code: str |
 
 def sse(data: dict[str, Any]) -> str:
     """One server-sent event."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"data: {ENCODE(data)}\n\n"
 
 
 def _part_id(part: int) -> str:

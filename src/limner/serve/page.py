@@ -310,7 +310,9 @@ def _connect(gradio: Any, chat: Chat, controls: _Controls, *, shelf: Shelf) -> N
         if not text and not files:
             yield await idle(talk)
             return
-        asked, same = How(DECIDING[how[0]], how[1], int(how[2]), how[3], int(how[4] or 0)), gradio.skip()
+        # Sliders give whole numbers as such.
+        asked = How(DECIDING[how[0]], float(how[1]), int(how[2]), float(how[3]), int(how[4] or 0))
+        same = gradio.skip()
         talk.note, talk.stopped = "", False
         yield view(talk), gradio.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True), same
         parts = await chat.parts(talk, text, files)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from limner.generate.engine import Engine
 from limner.generate.events import Done, Event
@@ -41,15 +42,41 @@ class Failed:
     error: Exception
 
 
+class Mail:
+    """What goes from any thread to one event loop: however much comes at once, the loop is woken once for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._bag: deque[tuple[asyncio.Queue[Any], Any]] = deque()
+        self._is_fetched = False
+
+    def put(self, queue: asyncio.Queue[Any], item: object) -> None:
+        """Put an item into a queue of the loop. Raises RuntimeError for a loop that is gone."""
+        if self.loop.is_closed():
+            raise RuntimeError("the event loop is gone")
+        self._bag.append((queue, item))
+        if not self._is_fetched:
+            self._is_fetched = True
+            self.loop.call_soon_threadsafe(self._fetch)
+
+    def _fetch(self) -> None:
+        self._is_fetched = False  # first: what comes while the bag is emptied is fetched now or once more
+        while self._bag:
+            queue, item = self._bag.popleft()
+            queue.put_nowait(item)
+
+
 @dataclass(eq=False)
 class Ticket:
     """A request on its way. Events arrive on the event loop on which it was submitted."""
 
     request: Request
-    loop: asyncio.AbstractEventLoop
+    mail: Mail
     arrived: float = field(default_factory=time.monotonic)
     row: Row | None = None
     num_prompt_tokens: int = 0
+    num_reserved: int | None = None
+    """Tokens of the budget that it takes; None before it is at the head of the line."""
     cancelled: bool = False
     _events: asyncio.Queue[Event | Failed] = field(default_factory=asyncio.Queue)
 
@@ -66,7 +93,7 @@ class Ticket:
     def tell(self, event: Event | Failed) -> None:
         """Hand an event over, from any thread. A loop that is gone hears nothing."""
         try:
-            self.loop.call_soon_threadsafe(self._events.put_nowait, event)
+            self.mail.put(self._events, event)
         except RuntimeError:
             self.cancelled = True
 
@@ -80,14 +107,23 @@ class Load:
 
 
 class Runtime:
-    """`num_rows` requests run at once, `max_waiting` wait, the rest are turned away."""
+    """`num_rows` requests run at once, `max_waiting` wait, the rest are turned away.
 
-    def __init__(self, engine: Engine, *, num_rows: int = 16, max_waiting: int = 64) -> None:
+    With a `token_budget`, requests that may hold more tokens together do not run at once either. They come in the order
+    in which they were asked, so a long one waits for others to end and is overtaken by none; one that may hold more
+    than the budget runs alone.
+    """
+
+    def __init__(
+        self, engine: Engine, *, num_rows: int = 16, max_waiting: int = 64, token_budget: int | None = None
+    ) -> None:
         self.num_rows = num_rows
         self.max_waiting = max_waiting
+        self.token_budget = token_budget
         self._running: Running = engine.running(num_rows=num_rows, on_event=self._on_event)
         self._waiting: deque[Ticket] = deque()
         self._joined: dict[int, Ticket] = {}
+        self._mail: Mail | None = None
         self._changed = threading.Condition()
         self._closing = False
         self._seconds_per_request = 1.0
@@ -108,12 +144,15 @@ class Runtime:
                 f"the request takes {needed} rows; the server has {self.num_rows}\n"
                 "hint: fewer beams, or guidance_scale 1"
             )
-        ticket = Ticket(request, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
         with self._changed:
             if self._closing:
                 raise Closed
             if len(self._waiting) >= self.max_waiting:
                 raise Full(max(1, round(len(self._waiting) * self._seconds_per_request / self.num_rows)))
+            if self._mail is None or self._mail.loop is not loop:
+                self._mail = Mail(loop)
+            ticket = Ticket(request, self._mail)
             self._waiting.append(ticket)
             self._changed.notify()
         return ticket
@@ -143,7 +182,7 @@ class Runtime:
                     if self._closing:
                         return
                     self._changed.wait()
-                joining = self._next()
+            joining = self._next()
             try:
                 self._drop_cancelled()
                 self._join(joining)
@@ -156,11 +195,34 @@ class Runtime:
     def _next(self) -> list[Ticket]:
         """Tickets that have a place now, in the order in which they came."""
         free, joining = self._running.num_free, []
-        while self._waiting and self._running.num_slots(self._waiting[0].request) <= free:
-            ticket = self._waiting.popleft()
-            free -= self._running.num_slots(ticket.request)
+        reserved = sum(ticket.num_reserved or 0 for ticket in self._joined.values())
+        while (ticket := self._head()) is not None:
+            slots, tokens = self._running.num_slots(ticket.request), self._reserved(ticket)
+            if slots > free or (self.token_budget is not None and reserved + tokens > self.token_budget):
+                break
+            with self._changed:
+                if self._head() is not ticket:
+                    continue  # it left while it was measured
+                self._waiting.popleft()
+            free, reserved = free - slots, reserved + tokens
             joining.append(ticket)
         return joining
+
+    def _head(self) -> Ticket | None:
+        with self._changed:
+            return self._waiting[0] if self._waiting else None
+
+    def _reserved(self, ticket: Ticket) -> int:
+        """Tokens of the budget that a request takes. Measured without the lock: its prompt is rendered for it."""
+        if self.token_budget is None:
+            return 0
+        if ticket.num_reserved is None:
+            try:
+                needed = self._running.most_tokens(ticket.request)
+            except Exception:
+                needed = 0  # it says so when it is to join
+            ticket.num_reserved = min(needed, self.token_budget)
+        return ticket.num_reserved
 
     def _join(self, tickets: list[Ticket]) -> None:
         """Run the prompts together; where one cannot be run, one by one, so that only that one is told."""

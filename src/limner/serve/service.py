@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from limner.document.document import Media
 from limner.generate.events import MediaFinished, TextDelta
 from limner.serve.openai import Answer, Limits
-from limner.serve.runtime import Full, Runtime, Ticket
+from limner.serve.runtime import Failed, Full, Runtime, Ticket
 
 READERS = 4
 """Threads that decode what requests bring."""
@@ -82,15 +82,11 @@ class Service:
 
     async def events(self, ticket: Ticket, answer: Answer) -> AsyncIterator[tuple[list[dict[str, Any]], Media | None]]:
         """Deltas of each event, and the picture that it brings. Whoever stops listening cancels the request."""
-        deadline, first, events = ticket.arrived + self.settings.timeout, True, ticket.events()
+        first, left = True, ticket.arrived + self.settings.timeout - time.monotonic()
+        # Told by the ticket: a stream's events are waited for in another task than its first.
+        alarm = asyncio.get_running_loop().call_later(max(0.0, left), ticket.tell, Failed(TimeoutError()))
         try:
-            while True:
-                try:
-                    # Per event: a stream's events are waited for in another task than its first.
-                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                        event = await anext(events)
-                except StopAsyncIteration:
-                    break
+            async for event in ticket.events():
                 if first:
                     self.metrics.first.observe(time.monotonic() - ticket.arrived)
                     answer.num_prompt_tokens, first = ticket.num_prompt_tokens, False
@@ -99,6 +95,7 @@ class Service:
                 yield answer.take(event), event.media if isinstance(event, MediaFinished) else None
             answer.num_tokens = 0 if ticket.row is None else ticket.row.num_words
         finally:
+            alarm.cancel()
             self.runtime.cancel(ticket)
 
     async def collect(self, ticket: Ticket, answer: Answer) -> list[Media]:
