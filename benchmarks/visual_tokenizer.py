@@ -37,22 +37,25 @@ from limner.train.tokenizer_sheet import contact_sheet, kept_patches
 from limner.train.tokenizing import TokenizerPictures, parts
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "tiny"
-PLANS = {"dynamic": "config", "even grid": "even", "pooled grid": "pooled"}
+PLANS = {"dynamic": "config", "even grid": "even", "even grid, 4,096 looks": "even_large", "pooled grid": "pooled"}
 """Plan -> function of the config."""
 BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
 SHOWN, VARIANTS = 12, 4
 
 
 class Measured(NamedTuple):
-    """Of held-out pictures through their codes: 1 - cos of features, mean squared error of pixels in [-1, 1], codes a
-    picture, share of the codebook that is used and perplexity, processor minutes of training. What is a list is so for
-    all, for pictures that fill their frame, and for small ones on white paper."""
+    """Of held-out pictures through their codes: 1 - cos of features, the same past the codebook, mean squared error of
+    pixels in [-1, 1], codes a picture, share of the looks that is used and their perplexity, codes of a look and a
+    place that are used, processor minutes of training. What is a list is so for all, for pictures that fill their
+    frame, and for small ones on white paper."""
 
     distance: list[float]
+    uncoded: float
     pixels: float
     codes: list[float]
     usage: float
     perplexity: float
+    products: int
     minutes: float
 
 
@@ -87,8 +90,11 @@ def main(arguments: list[str]) -> None:
 
 def _pictures(options: argparse.Namespace) -> Iterator[str]:
     yield ""
-    yield "| tokenizer | 1 - cos | whole | small | codes | whole | small | usage | perplexity | pixels | minutes |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    yield (
+        "| tokenizer | 1 - cos | whole | small | uncoded | codes | whole | small | looks used | perplexity | "
+        "place and look | pixels | minutes |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     sheets = []
     for name in options.plans:
         plan = load(CONFIGS / "emoji_tokenizer.py", function=PLANS[name])
@@ -99,8 +105,8 @@ def _pictures(options: argparse.Namespace) -> Iterator[str]:
         distance = " | ".join(f"{value:.3f}" for value in found.distance)
         codes = " | ".join(f"{value:.1f}" for value in found.codes)
         yield (
-            f"| {name} | {distance} | {codes} | {found.usage:.1%} | {found.perplexity:.0f} | {found.pixels:.4f} | "
-            f"{found.minutes:.1f} |"
+            f"| {name} | {distance} | {found.uncoded:.3f} | {codes} | {found.usage:.1%} | {found.perplexity:.0f} | "
+            f"{found.products} | {found.pixels:.4f} | {found.minutes:.1f} |"
         )
     yield ""
     if options.output is not None and sheets:
@@ -116,7 +122,7 @@ def _trained(plan: Call, options: argparse.Namespace, *, name: str) -> tuple[Pat
     for stage in plan.stages:
         stage.num_steps = max(4, round(options.steps * stage.num_steps))
         if options.steps < 1.0 and getattr(stage.objective, "initial_batches", 0):
-            stage.objective.initial_batches = 16
+            stage.objective.initial_batches = 40
             stage.evaluation.num_batches = 1
     folder = options.work / name
     record = folder / "minutes.json"
@@ -135,32 +141,39 @@ def _measured(
     quantizer, detokenizer = parts(model, "image")
     mixture = build(plan.stages[0].evaluation.mixture)
     loader = TokenizerPictures(modality="image", num_items=SHOWN).loader(mixture, model=model)
-    distances, errors, lengths, counts = [], [], [], torch.zeros(quantizer.num_codes)
+    looks = quantizer.codebook.num_codes
+    distances, uncoded, errors, lengths, counts = [], [], [], [], torch.zeros(looks)
     whole: list[bool] = []
+    products: set[int] = set()
     sheet = None
     while len(whole) < options.pictures:
         batch = loader.next_batch()
         features, pixels = (batch.spans["image", side].values for side in (Direction.IN, Direction.OUT))
         rows = quantizer.rows(features)
         codes = quantizer.codebook(rows.values).codes
-        made = detokenizer.decoder(detokenizer.vectors[codes], rows.lengths)
+        made = detokenizer.features(detokenizer.vectors[codes], rows.lengths, places=rows.places)
+        straight = detokenizer.features(rows.values, rows.lengths, places=rows.places)
         painted = detokenizer.painter(made)
         distances.append(_distances(made, features))
+        uncoded.append(_distances(straight, features))
         errors.append((painted.clamp(-1.0, 1.0) - pixels).square().flatten(1).mean(dim=1))
         lengths.append(rows.lengths.float())
         # Of the variants of a picture the first is the picture itself.
         whole += [int(key.split("/")[1]) % VARIANTS == 0 for key in batch.spans["image", Direction.IN].keys]
-        counts += torch.bincount(codes, minlength=quantizer.num_codes)
+        counts += torch.bincount(codes, minlength=looks)
+        products |= set((rows.places * looks + codes).tolist())
         labels = [f"{length} codes" for length in rows.lengths.tolist()]
         sheet = sheet or contact_sheet([pixels, kept_patches(pixels, rows.keep), painted], labels=labels)
     assert sheet is not None
     fills = torch.tensor(whole)
     found = Measured(
         distance=_means(torch.cat(distances), fills),
+        uncoded=float(torch.cat(uncoded).mean()),
         pixels=float(torch.cat(errors).mean()),
         codes=_means(torch.cat(lengths), fills),
         usage=float((counts > 0).float().mean()),
         perplexity=perplexity(counts),
+        products=len(products),
         minutes=minutes,
     )
     return found, sheet

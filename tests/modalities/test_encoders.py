@@ -75,18 +75,19 @@ def test_lite0_gives_a_grid_of_1280_channels_whatever_the_mode_around_it(lite0_s
     torch.testing.assert_close(encoder(item).values, before, rtol=0, atol=0)
 
 
-def test_lite0_at_stride_16_gives_the_map_that_enters_the_last_halving(lite0_state):
-    encoder = EfficientNetEncoder(lite0_state, image_size=64, grid=4, stride=16)
+@pytest.mark.parametrize(("stride", "block"), [(16, 11), (8, 5)])
+def test_lite0_at_a_smaller_stride_gives_the_map_that_enters_a_halving(lite0_state, stride, block):
+    encoder = EfficientNetEncoder(lite0_state, image_size=64, grid=64 // stride, stride=stride)
     check_contract(encoder, picture())
     entering = []
-    halving = encoder.network._blocks[11]
+    halving = encoder.network._blocks[block]
     halving.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
     item = encoder.preprocess(picture())[None]
     encoder.network.extract_features(item)
     expected = entering[0].flatten(2).transpose(1, 2)[0]
     torch.testing.assert_close(encoder(item).values, expected)
-    with pytest.raises(ValueError, match="stride is 8"):
-        EfficientNetEncoder(lite0_state, stride=8)
+    with pytest.raises(ValueError, match="stride is 4"):
+        EfficientNetEncoder(lite0_state, stride=4)
 
 
 def test_lite0_reads_a_directory_and_pads_to_a_square_on_white(lite0_state, tmp_path):

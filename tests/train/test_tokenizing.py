@@ -30,7 +30,13 @@ from limner.train.interruption import Stopped
 from limner.train.objectives import Illustrated, Objective, Stepwise
 from limner.train.plan import Plan, run_plan
 from limner.train.stage import Evaluation, Stage, Trainable
-from limner.train.tokenizing import FeatureTokenization, Painting, PixelTokenization, TokenizerPictures
+from limner.train.tokenizing import (
+    FeatureTokenization,
+    NeedTokenization,
+    Painting,
+    PixelTokenization,
+    TokenizerPictures,
+)
 from limner.train.trainer import Trainer
 
 GRID, WIDTH, NUM_CODES = 6, 16, 12
@@ -194,6 +200,50 @@ def test_terms_are_sums_over_pictures_and_the_rate_is_worked_by_hand() -> None:
     assert {float(term.count) for term in terms.values()} == {4.0} == set(objective.count(batch).values())
     kept = terms["image.kept"].mean
     assert terms["image.rate"].mean.item() == pytest.approx(float((1 / 3 - kept).square()), rel=1e-4)
+
+
+def test_need_is_learned_by_the_selector_alone_from_dropped_patches() -> None:
+    model = _model(_dynamic())
+    quantizer, _ = model.speller("image")
+    batch = _batch(model)
+    objective = NeedTokenization("image", keep_ratio=0.25)
+    assert isinstance(objective, Objective)
+    terms = objective(model, batch, noise_key=(0,))
+    assert set(terms) == set(objective.count(batch)) == {"image.reconstruction", "image.need", "image.kept"}
+    assert terms["image.kept"].mean.item() == pytest.approx(0.25, abs=0.02)
+    assert terms["image.kept"].per_item is not None
+    assert terms["image.kept"].per_item.unique().numel() > 1
+    learned = dict(quantizer.selector.named_parameters())
+    terms["image.reconstruction"].mean.backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in learned.values())
+    model.zero_grad(set_to_none=True)
+    terms["image.need"].mean.backward()
+    found = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert found == {f"modalities.image.quantizer.selector.{name}" for name in learned}
+
+
+def test_need_is_found_where_dropping_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(_dynamic())
+    quantizer, _ = model.speller("image")
+    batch = _batch(model)
+    costly = torch.arange(GRID**2) < 9
+    distances = torch.where(costly, 1.0, 0.1).expand(4, -1)
+    monkeypatch.setattr(NeedTokenization, "_distances", lambda self, *_: distances)
+    optimizer = torch.optim.Adam(quantizer.selector.parameters(), lr=1e-2)
+    for step in range(120):
+        terms = NeedTokenization("image", keep_ratio=0.25)(model, batch, noise_key=(step,))
+        optimizer.zero_grad()
+        terms["image.need"].mean.backward()
+        optimizer.step()
+    features = batch.spans["image", Direction.IN].values
+    quantizer.calibrate(features, keep_ratio=0.25)
+    assert quantizer.rows(features).keep[:, costly].mean() > 0.9
+
+
+def test_need_asks_for_a_tokenizer_that_chooses() -> None:
+    model = _model(_grid())
+    with pytest.raises(ValueError, match="GridTokenizer"):
+        NeedTokenization("image")(model, _batch(model), noise_key=(0,))
 
 
 def test_nothing_kept_keeps_the_most_likely_patch() -> None:

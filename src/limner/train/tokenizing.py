@@ -10,13 +10,14 @@ learns from no gradient: it follows the rows of each step, after the step (`Step
 Terms of a modality `image`, means over pictures; those of weight 0 are looked at only:
 
     image.reconstruction   1 - cos(features, reconstruction), mean over patches, or the mean squared error of pixels
-    image.rate             (keep_ratio - share of kept patches of the batch)^2
+    image.rate             (keep_ratio - share of kept patches of the batch)^2; not where a selector learns from need
+    image.need             how well the selector foretells the error of dropped patches, instead of `rate`
     image.commitment       squared distance of rows to their codes (through the codebook only)
     image.kept             share of kept patches, of weight 0
     image.usage, image.perplexity   of the codebook, over its moving average, as the step begins; of weight 0
 
-All but `rate` are the same however a step is cut into batches and over ranks; so is what the codebook follows. The rate
-compares the share of a batch, so that a simple picture may keep little and a rich one much.
+All but `rate` and `need` are the same however a step is cut into batches and over ranks; so is what the codebook
+follows. These two look at the share of a batch, so that a simple picture may keep little and a rich one much.
 """
 
 import functools
@@ -38,7 +39,8 @@ from limner.modalities.base import LossTerm
 from limner.modalities.noise import keyed_generator
 from limner.modalities.quantizers.codebook import perplexity
 from limner.modalities.quantizers.detokenizer import PixelDetokenizer
-from limner.modalities.quantizers.visual_tokenizer import PictureQuantizer, TokenRows
+from limner.modalities.quantizers.selector import DROP, KEEP, gumbel_noise, share_mask
+from limner.modalities.quantizers.visual_tokenizer import PictureQuantizer, TokenRows, VisualTokenizer
 from limner.model.multimodal import MultimodalLM
 from limner.tokens.batch import Batch
 from limner.train.objectives import NoiseKey
@@ -101,18 +103,18 @@ class FeatureTokenization:
         generators = [keyed_generator(*noise_key, key) for key in spans.keys] if self.drawn else None
         rows = quantizer.rows(spans.values, generators=generators)
         values, terms = self._quantized(quantizer, rows)
-        terms["reconstruction"] = _per_picture(self._distances(model, batch, values, rows))
-        terms |= self._rate(rows)
+        distances = self._distances(model, batch, values, rows)
+        terms |= {"reconstruction": _per_picture(distances.mean(dim=1))} | self._rate(rows)
         return {f"{self.modality}.{name}": term for name, term in terms.items()}
 
     def _distances(
         self, model: MultimodalLM, batch: Batch, values: Float[Tensor, "tokens code_width"], rows: TokenRows
-    ) -> Float[Tensor, " items"]:
-        """Of each picture, how far what is made of `values` lies from the truth."""
+    ) -> Float[Tensor, "items parts"]:
+        """Of each part of each picture, how far what is made of `values` lies from the truth. Here: of patches."""
         _, detokenizer = parts(model, self.modality)
         features = batch.spans[self.modality, Direction.IN].values
-        made = detokenizer.decoder(values, rows.lengths, weights=_weights(rows))
-        return (1.0 - F.cosine_similarity(made.float(), features, dim=-1)).mean(dim=1)
+        made = detokenizer.features(values, rows.lengths, places=rows.places, weights=_weights(rows))
+        return 1.0 - F.cosine_similarity(made.float(), features, dim=-1)
 
     def _quantized(self, quantizer: PictureQuantizer, rows: TokenRows) -> tuple[Tensor, dict[str, LossTerm]]:
         """What the detokenizer is given, and the terms of the codebook."""
@@ -173,16 +175,61 @@ class FeatureTokenization:
 
 
 @dataclass(frozen=True)
+class NeedTokenization(FeatureTokenization):
+    """The same where the selector learns what a patch would lose by being dropped, without a codebook.
+
+    Its probability of keeping a patch is trained, by cross-entropy and on dropped patches alone, to be half of their
+    1 - cos. Of each batch the share `keep_ratio` is kept whose odds, with the noise of a draw, are highest: the share
+    holds from the first step, and what looks needless is dropped and kept now and then, so that it is found out.
+    Later stages rest the selector and choose without chance, as after any first phase.
+    """
+
+    quantized: bool = False
+
+    def __call__(self, model: MultimodalLM, batch: Batch, *, noise_key: NoiseKey) -> dict[str, LossTerm]:
+        quantizer, _ = parts(model, self.modality)
+        if self.quantized or not isinstance(quantizer, VisualTokenizer):
+            raise ValueError(
+                f"need is learned by {type(quantizer).__name__} with quantized={self.quantized}; expected a "
+                "VisualTokenizer and no codebook yet\nhint: train later stages by FeatureTokenization"
+            )
+        spans = batch.spans[self.modality, Direction.IN]
+        odds = quantizer.odds(spans.values)
+        noisy = odds.detach()
+        if self.drawn:
+            generators = [keyed_generator(*noise_key, key) for key in spans.keys]
+            noise = gumbel_noise(generators, num_patches=quantizer.num_patches).to(noisy)
+            noisy = noisy + noise[..., KEEP] - noise[..., DROP]
+        rows = quantizer.rows(spans.values, keep=share_mask(noisy, keep_ratio=self.keep_ratio))
+        distances = self._distances(model, batch, rows.values, rows)
+        lost = (distances.detach() / 2.0).clamp(0.0, 1.0)
+        surprise = F.binary_cross_entropy_with_logits(odds, lost, reduction="none") * (1.0 - rows.keep)
+        terms = {
+            "reconstruction": _per_picture(distances.mean(dim=1)),
+            "need": _per_picture(surprise.mean(dim=1)),
+            "kept": _per_picture(rows.keep.mean(dim=1)),
+        }
+        return {f"{self.modality}.{name}": term for name, term in terms.items()}
+
+    def count(self, batch: Batch) -> dict[str, float]:
+        """Pictures."""
+        spans = batch.spans.get((self.modality, Direction.IN))
+        names = ["reconstruction", "need", "kept"]
+        return {} if spans is None else {f"{self.modality}.{name}": float(len(spans.lengths)) for name in names}
+
+
+@dataclass(frozen=True)
 class PixelTokenization(FeatureTokenization):
     """The same with pixels for features: the whole way from picture to picture."""
 
     def _distances(
         self, model: MultimodalLM, batch: Batch, values: Float[Tensor, "tokens code_width"], rows: TokenRows
-    ) -> Float[Tensor, " items"]:
-        """Mean squared error of pixels in [-1, 1]."""
+    ) -> Float[Tensor, "items parts"]:
+        """Squared error of pixels in [-1, 1]."""
         _, detokenizer = parts(model, self.modality)
-        made = detokenizer.painter(detokenizer.decoder(values, rows.lengths, weights=_weights(rows)))
-        return (made.float() - batch.spans[self.modality, Direction.OUT].values).square().flatten(1).mean(dim=1)
+        features = detokenizer.features(values, rows.lengths, places=rows.places, weights=_weights(rows))
+        made = detokenizer.painter(features)
+        return (made.float() - batch.spans[self.modality, Direction.OUT].values).square().flatten(1)
 
 
 @dataclass(frozen=True)
@@ -197,7 +244,7 @@ class Painting:
         with torch.no_grad():
             rows = quantizer.rows(batch.spans[self.modality, Direction.IN].values)
             values = quantizer.codebook.vectors[quantizer.codebook(rows.values).codes]
-        made = detokenizer.painter(detokenizer.decoder(values, rows.lengths))
+        made = detokenizer.painter(detokenizer.features(values, rows.lengths, places=rows.places))
         targets = batch.spans[self.modality, Direction.OUT].values
         distances = (made.float() - targets).square().flatten(1).mean(dim=1)
         return {f"{self.modality}.pixels": _per_picture(distances)}
@@ -247,7 +294,7 @@ def _sheet(model: MultimodalLM, batch: Batch, *, modality: str, most: int = 12) 
     rows = quantizer.rows(batch.spans[modality, Direction.IN].values[:most])
     values = quantizer.codebook.vectors[quantizer.codebook(rows.values).codes]
     pixels = batch.spans[modality, Direction.OUT].values[:most]
-    painted = detokenizer.painter(detokenizer.decoder(values, rows.lengths))
+    painted = detokenizer.painter(detokenizer.features(values, rows.lengths, places=rows.places))
     labels = [f"{length} codes" for length in rows.lengths.tolist()]
     return contact_sheet([pixels, kept_patches(pixels, rows.keep), painted], labels=labels)
 

@@ -1,6 +1,6 @@
 """Codes -> features of a picture (LaVIT, section 3.2): as many learned queries as the picture has patches attend to its
 codes. What leaves is what the frozen encoder saw, from which a diffusion model draws; heads bring it to the widths that
-a UNet wants.
+a UNet wants. `PlacedFeatureDecoder` is told the patch of each code and starts from there.
 """
 
 from functools import partial
@@ -103,6 +103,70 @@ class FeatureDecoder(nn.Module):
         for block in self.blocks:
             rows = block(rows, codes, to_codes)
         return self.out(self.norm(rows))
+
+
+class PlacedBlock(nn.Module):
+    """Attention among patches, feed-forward; each behind a norm."""
+
+    def __init__(self, width: int, *, num_heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm0 = nn.LayerNorm(width)
+        self.self_attn = SelfAttention(width, num_heads=num_heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = FeedForward(width, hidden=hidden)
+
+    def forward(self, rows: Float[Tensor, "items patches width"]) -> Float[Tensor, "items patches width"]:
+        """One block."""
+        rows = rows + self.self_attn(self.norm0(rows), attend_to_all)
+        return rows + self.mlp(self.norm2(rows))
+
+
+class PlacedFeatureDecoder(nn.Module):
+    """Vectors of codes that stand for known patches -> features of all patches: each is put where it stands, patches
+    without one are told from those that have one (the decoder of a masked autoencoder; He et al. 2022)."""
+
+    def __init__(
+        self,
+        *,
+        code_width: int,
+        width: int,
+        num_patches: int,
+        num_layers: int,
+        num_heads: int,
+        hidden: int,
+        width_out: int,
+    ) -> None:
+        super().__init__()
+        self.num_patches = num_patches
+        self.in_proj = nn.Linear(code_width, width)
+        self.blocks = nn.ModuleList(PlacedBlock(width, num_heads=num_heads, hidden=hidden) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width_out))
+        self.apply(initialise)
+        # Codes are of unit length and not normed: smaller, they would begin as good as invisible.
+        nn.init.normal_(self.in_proj.weight)
+        self.positions = nn.Parameter(0.5 * grid_places(num_patches, width))
+
+    def forward(
+        self,
+        values: Float[Tensor, "tokens code_width"],
+        lengths: Int[Tensor, " items"],
+        *,
+        places: Int[Tensor, " tokens"],
+        weights: Float[Tensor, " tokens"] | None = None,
+    ) -> Float[Tensor, "items patches width"]:
+        """`lengths` and `weights` as of `FeatureDecoder`; `places` are patches in raster order, each at most once in a
+        picture."""
+        rows = self.in_proj(values)
+        if weights is not None:
+            rows = rows * weights[:, None]
+        owners = torch.arange(len(lengths), device=values.device).repeat_interleave(lengths)
+        flat = rows.new_zeros(len(lengths) * self.num_patches, rows.shape[-1])
+        patches = flat.index_copy(0, owners * self.num_patches + places, rows)
+        patches = patches.unflatten(0, (len(lengths), self.num_patches)) + self.positions
+        for block in self.blocks:
+            patches = block(patches)
+        return self.out(self.norm(patches))
 
 
 class AttentionPool(nn.Module):

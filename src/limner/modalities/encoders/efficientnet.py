@@ -22,8 +22,8 @@ from torch import Tensor
 from limner.document.document import Media
 from limner.modalities.base import Encoder, Features
 
-WIDTHS = {16: 112, 32: 1280}
-"""Channels of lite0's feature maps by stride: the last block before the final halving, and the head."""
+WIDTHS = {8: 40, 16: 112, 32: 1280}
+"""Channels of lite0's feature maps by stride: the last block before each of the last two halvings, and the head."""
 
 
 class EfficientNetEncoder(Encoder):
@@ -31,7 +31,8 @@ class EfficientNetEncoder(Encoder):
     statistics of ImageNet even where the model around it trains.
 
     `stride` 32 gives the head's map (1280 channels: what photographs show), 16 the map before (112
-    channels: on drawings it finds the same thing in another style more often).
+    channels: on drawings it finds the same thing in another style more often), 8 the one before that (40 channels,
+    which tell little of what stands around them).
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class EfficientNetEncoder(Encoder):
             )
         if stride not in WIDTHS or not 1 <= grid <= image_size // stride:
             raise ValueError(
-                f"stride is {stride} and grid {grid} at image_size {image_size}; expected stride 16 "
-                "or 32 and a grid of at most image_size / stride\n"
+                f"stride is {stride} and grid {grid} at image_size {image_size}; expected stride 8, "
+                "16 or 32 and a grid of at most image_size / stride\n"
                 "hint: the feature map has one cell per stride pixels"
             )
         self.width = WIDTHS[stride]
@@ -93,17 +94,18 @@ class EfficientNetEncoder(Encoder):
 
     def forward(self, items: Float[Tensor, "items 3 height width_px"]) -> Features:
         """Rows in reading order, item after item."""
-        maps = self.network.extract_features(items) if self.stride == 32 else self._before_last_halving(items)
+        maps = self.network.extract_features(items) if self.stride == 32 else self._before_halving(items)
         rows = F.adaptive_avg_pool2d(maps, self.grid).flatten(2).transpose(1, 2)
         lengths = torch.full((len(items),), self.grid * self.grid, device=items.device)
         return Features(values=rows.reshape(-1, self.width), lengths=lengths)
 
-    def _before_last_halving(self, items: Tensor) -> Tensor:
-        """The feature map at stride 16, after the last of its blocks."""
+    def _before_halving(self, items: Tensor) -> Tensor:
+        """The feature map at `stride`, after the last of its blocks."""
         network = self.network
         blocks: Any = network._blocks  # untyped: a ModuleList tells nothing about its blocks
         maps = network._swish(network._bn0(network._conv_stem(items)))
-        last = max(i for i, block in enumerate(blocks) if 2 in block._depthwise_conv.stride)
+        halvings = [i for i, block in enumerate(blocks) if 2 in block._depthwise_conv.stride]  # to strides 4, 8, 16, 32
+        last = halvings[{8: 2, 16: 3}[self.stride]]
         for block in blocks[:last]:
             maps = block(maps)
         return maps

@@ -2,9 +2,9 @@
 
     codes --own copy of the codebook--> vectors --decode--> features of all patches --draw--> pixels
 
-`decode` is a `FeatureDecoder` (codes of any number attend to queries; LaVIT, section 3.2) or a `GridDecoder` (one code
-for each patch). `draw` paints each patch from its features and those around it. The copy of the codebook lets it draw
-without the tokenizer; who trains the codebook calls `adopt`.
+`decode` is a `FeatureDecoder` (codes of any number attend to queries; LaVIT, section 3.2), a `PlacedFeatureDecoder`
+(products.py) or a `GridDecoder` (one code for each patch). `draw` paints each patch from its features and those around
+it. The copy of the codebook lets it draw without the tokenizer; who trains the codebook calls `adopt`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from limner.document.document import Media
 from limner.modalities.base import Codes, Detokenizer
-from limner.modalities.decoders.feature_decoder import FeatureDecoder
+from limner.modalities.decoders.feature_decoder import FeatureDecoder, PlacedFeatureDecoder
 from limner.modalities.guidance import Guidance
 from limner.modalities.quantizers.codebook import Codebook
 from limner.modalities.quantizers.pictures import squared_pixels
@@ -86,7 +86,12 @@ class PixelDetokenizer(Detokenizer):
     vectors: Tensor
 
     def __init__(
-        self, *, decoder: FeatureDecoder | GridDecoder, painter: PatchPainter, num_codes: int, code_width: int
+        self,
+        *,
+        decoder: FeatureDecoder | GridDecoder | PlacedFeatureDecoder,
+        painter: PatchPainter,
+        num_codes: int,
+        code_width: int,
     ) -> None:
         super().__init__()
         self.decoder = decoder
@@ -99,6 +104,18 @@ class PixelDetokenizer(Detokenizer):
     def adopt(self, codebook: Codebook) -> None:
         """Take the codebook as it is now."""
         self.vectors.copy_(codebook.vectors)
+
+    def features(
+        self,
+        values: Float[Tensor, "tokens code_width"],
+        lengths: Int[Tensor, " items"],
+        *,
+        places: Int[Tensor, " tokens"],
+        weights: Float[Tensor, " tokens"] | None = None,
+    ) -> Float[Tensor, "items patches width"]:
+        """Features of all patches from vectors of codes. `places`, the patches that these stand for, are not told to
+        the decoder here: it has to read them off the codes."""
+        return self.decoder(values, lengths, weights=weights)
 
     def preprocess(self, media: Media) -> Float[Tensor, "3 height width_px"]:
         """A target picture: RGB in [-1, 1] at `target_size`."""

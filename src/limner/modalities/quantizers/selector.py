@@ -2,7 +2,8 @@
 
 The decision is hard in the forward direction and carries the gradient of its probability (Gumbel-softmax,
 straight-through; Jang et al. 2017). Whoever calls says where the randomness comes from: a generator per picture,
-recorded noise, or none (the more probable of both, the default everywhere).
+recorded noise, or none (the more probable of both, the default everywhere). `share_mask` is the other way: of the
+patches of a whole batch the share that a selector is surest of.
 """
 
 from collections.abc import Sequence
@@ -75,6 +76,15 @@ def keep_mask(
     soft = scores.softmax(dim=-1)[..., KEEP]
     hard = (scores[..., KEEP] >= scores[..., DROP]).to(soft)
     return hard + (soft - soft.detach())
+
+
+def share_mask(odds: Float[Tensor, "items patches"], *, keep_ratio: float) -> Float[Tensor, "items patches"]:
+    """1 for that share of the patches of all pictures whose odds are highest, and for the best one of each picture; 0
+    for the rest. Without gradient."""
+    number = max(1, round(keep_ratio * odds.numel()))
+    lowest = odds.detach().flatten().topk(number).values[-1]
+    best = F.one_hot(odds.argmax(dim=1), odds.shape[1]).bool()
+    return ((odds >= lowest) | best).to(odds)
 
 
 def gumbel_noise(generators: Sequence[torch.Generator], *, num_patches: int) -> Float[Tensor, "items patches 2"]:

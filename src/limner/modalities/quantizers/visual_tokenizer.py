@@ -37,6 +37,11 @@ class TokenRows(NamedTuple):
     lengths: Int[Tensor, " items"]
     keep: Float[Tensor, "items patches"]
 
+    @property
+    def places(self) -> Int[Tensor, " tokens"]:
+        """The patch that each row stands for, in raster order."""
+        return (self.keep.detach() > 0.5).nonzero()[:, 1]
+
 
 class PictureQuantizer(Quantizer):
     """A quantizer over a `Codebook`. Subclasses give `preprocess`, `encode` and `rows`."""
@@ -116,10 +121,16 @@ class VisualTokenizer(PictureQuantizer):
         """
         if isinstance(self.selector, EvenSelector):
             return
-        scores = self.selector(self.input(self.norm(features)) + self.positions)
-        odds = (scores[..., KEEP] - scores[..., DROP]).flatten()
+        odds = self.odds(features).flatten()
         number = max(1, round(keep_ratio * len(odds)))
         self.threshold.copy_(odds.topk(number).values[-1])
+
+    def odds(self, features: Float[Tensor, "items patches width"]) -> Float[Tensor, "items patches"]:
+        """Log-odds of keeping each patch, with a gradient for the selector alone."""
+        with torch.no_grad():
+            patches = self._patches(features)
+        scores = self.selector(patches)
+        return scores[..., KEEP] - scores[..., DROP]
 
     @property
     def features_signature(self) -> str:
@@ -142,13 +153,22 @@ class VisualTokenizer(PictureQuantizer):
         return found.values.float().unflatten(0, (len(items), -1))
 
     def rows(
-        self, features: Float[Tensor, "items patches width"], *, generators: Sequence[torch.Generator] | None = None
+        self,
+        features: Float[Tensor, "items patches width"],
+        *,
+        generators: Sequence[torch.Generator] | None = None,
+        keep: Float[Tensor, "items patches"] | None = None,
     ) -> TokenRows:
-        """Select, merge, bring to unit length."""
-        patches = self.input(self.norm(features)) + self.positions
-        keep = self._keep(self.selector(patches), generators=generators)
+        """Select, merge, bring to unit length. `keep` (1 and 0, at least one patch of each picture) is what to keep
+        where that was chosen before."""
+        patches = self._patches(features)
+        if keep is None:
+            keep = self._keep(self.selector(patches), generators=generators)
         rows = self.merger.exact(patches, keep)
         return TokenRows(F.normalize(self.head(rows.values).float(), dim=-1), rows.lengths, keep)
+
+    def _patches(self, features: Float[Tensor, "items patches width"]) -> Float[Tensor, "items patches inner"]:
+        return self.input(self.norm(features)) + self.positions
 
     def _keep(
         self, scores: Float[Tensor, "items patches 2"], *, generators: Sequence[torch.Generator] | None
