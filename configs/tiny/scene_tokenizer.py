@@ -55,7 +55,7 @@ def config() -> Call:
         model=call(scene_code_model, quantizer=quantizer(), detokenizer=detokenizer(), d_model=32, num_layers=1),
         stages=[
             _stage("rows", 400, quantized=False, weights=weights, rates=(1.0, 0.6), initial_batches=0),
-            _stage("codes", 400, quantized=True, weights=weights | of_codes, rates=(0.6, 0.02), initial_batches=8),
+            _stage("codes", 600, quantized=True, weights=weights | of_codes, rates=(1.0, 0.02), initial_batches=8),
         ],
         seed=0,
     )
