@@ -33,11 +33,11 @@ class PlacedTokenizer(GridTokenizer):
     @torch.no_grad()
     def forward(self, items: Float[Tensor, "items 3 height width_px"]) -> Codes:
         """Place and look of each patch that does not look like a blank one."""
-        blank = super().forward(torch.full_like(items[:1], self.paper)).values[0]
-        looks = super().forward(items).values.view(len(items), self.num_patches)
+        with_blank = torch.cat([torch.full_like(items[:1], self.paper), items])
+        blanks, looks = super().forward(with_blank).values.view(-1, self.num_patches).split([1, len(items)])
         places = torch.arange(self.num_patches, device=items.device).expand_as(looks) + self.num_looks
         pairs = torch.stack([places, looks], dim=-1)
-        found = [row[kept].flatten().tolist() for row, kept in zip(pairs, looks != blank, strict=True)]
+        found = [row[kept].flatten().tolist() for row, kept in zip(pairs, looks != blanks[0, 0], strict=True)]
         return Codes.of(found, device=items.device)
 
 
