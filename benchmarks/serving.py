@@ -5,7 +5,7 @@
 
 Each server is a process of its own; clients are threads that ask for text, greedily, one after another. Printed: text
 tokens per second, time to the first event and to the last for 1, 4, 8 and 16 clients; one stream without HTTP against
-`generate`; what HTTP costs. The peer answers one request at a time behind a lock, as such servers do, and has no
+`generate`. The peer answers one request at a time behind a lock, as such servers do, and has no
 stream: its first event is its last.
 """
 
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _streams(options: argparse.Namespace) -> None:
-    """One stream, and eight rows, without HTTP."""
+    """One stream without HTTP. What HTTP costs is measured by `http_cost`."""
     import torch
 
     from limner.cli.loading import open_engine
@@ -98,10 +98,8 @@ def _streams(options: argparse.Namespace) -> None:
     medians = {name: statistics.median(found[1:]) for name, found in rates.items()}
     ratio = medians["limner"] / medians["generate"]
     print(
-        f"one stream: {medians['limner']:.1f} tokens/s, generate {medians['generate']:.1f}: {ratio:.2f} (target: 1.3)"
+        f"one stream: {medians['limner']:.1f} tokens/s, generate {medians['generate']:.1f}: {ratio:.2f} (target: 1.3)\n"
     )
-    eight = _rate(lambda: _said(engine, [requests[number % len(requests)] for number in range(8)]))
-    print(f"eight rows without HTTP: {eight:.1f} tokens/s\n")
 
 
 def _rate(run: Callable[[], int]) -> float:

@@ -46,13 +46,15 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--clients", type=int, default=24)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--max-waiting", type=int, default=8)
+    parser.add_argument("--token-budget", type=int, default=None, help="tokens that run at once; else no limit")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--steps", type=int, default=4, help="denoising steps of a picture")
     parser.add_argument("--burst", type=int, default=0, help="requests sent at once at the end")
     options = parser.parse_args(arguments)
     facts = environment()
     print(f"{facts['date']}, {facts['processor']}, {facts['cores']} cores; {options.model}, {options.minutes} minutes, "
-          f"{options.clients} clients, {options.rows} rows, {options.max_waiting} may wait\n")  # fmt: skip
+          f"{options.clients} clients, {options.rows} rows, {options.max_waiting} may wait, "
+          f"{options.token_budget or 'any number of'} tokens at once\n")  # fmt: skip
     with _server(options) as (process, port):
         known = [_asked(port, _question(number, options)) for number in range(len(WORDS) * 3)]
         found, memory = _saturate(options, port=port, process=process, known=known)
@@ -70,6 +72,7 @@ def main(arguments: list[str]) -> None:
 def _server(options: argparse.Namespace) -> Iterator[tuple[subprocess.Popen[str], int]]:
     command = [sys.executable, "-m", "limner.cli.main", "serve", options.model, "--port", "0"]
     command += ["--rows", str(options.rows), "--max-waiting", str(options.max_waiting)]
+    command += ["--token-budget", str(options.token_budget)] if options.token_budget else []
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None

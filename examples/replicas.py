@@ -1,9 +1,11 @@
 """Several replicas of a model behind one address, by Ray Serve (pip install "ray[serve]").
 
-    LIMNER_MODEL=limner-tiny LIMNER_REPLICAS=2 serve run --app-dir examples replicas:app
+    export LIMNER_MODEL=limner-tiny LIMNER_REPLICAS=2 PYTHONPATH=$PWD/examples
+    serve run replicas:app
 
-A conversation stays with one replica, whose cache knows it: the header `x-session-id` names it. A replica that dies is
-started anew, and the others answer meanwhile.
+Replicas find this file by PYTHONPATH; docs/serving.md says what to do where Ray does not start. A conversation stays
+with one replica, whose cache knows it: the header `x-session-id` names it. A replica that dies is started anew, and the
+others answer meanwhile.
 """
 
 import os
