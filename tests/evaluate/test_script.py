@@ -47,3 +47,30 @@ def test_shuffled_projectors_read_and_draw_other_things_and_are_kept_apart(scrip
     script.main([*options, "--output", str(tmp_path / "out")])
     assert len((tmp_path / "out" / "answers" / "scene-drawing" / "answers.0.jsonl").read_text().splitlines()) == 4
     assert len(lines) == 2
+
+
+def test_the_readmes_table_is_printed_from_what_is_there(script, tmp_path, capsys, monkeypatch):
+    save_checkpoint(tiny_model(), tmp_path / "model", description=to_json(model_call()))
+    monkeypatch.setattr(script, "BROKEN", tmp_path / "broken")
+    options = ["--model", str(tmp_path / "model"), "--tasks", "naming,scene_prompts", "--limit", "7"]
+    script.main([*options, "--output", str(tmp_path / "out")])
+    script.main([*options, "--broken"])
+    capsys.readouterr()
+    script.main(["--summary", str(tmp_path / "out")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| names a drawing in a style it was never shown: exact name | 7 | 0.0 % [0.0 %, ")
+    assert lines[5].startswith("| scenes: one thing asked (count, colour, place, size, binding) | 7 |")
+    assert all(line.count("|") == 7 for line in lines[:6])
+    assert lines[-1].endswith(script.key_of(str(tmp_path / "model")) + ".")
+
+
+def test_the_table_in_the_readme_is_that_of_the_page():
+    """Every value of the README's table stands in docs/limner_tiny/quality.md."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "limner_tiny" / "quality.md").read_text(encoding="utf-8")
+    table = readme.partition("<!-- quality")[2].partition("<!-- /quality -->")[0]
+    rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 10
+    for row in rows:
+        count, value, shuffled = row[2].replace(",", ""), row[3], row[4]
+        assert f"| {count} | {value} | {shuffled} |" in page, row

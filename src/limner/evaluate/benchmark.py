@@ -56,8 +56,8 @@ class Example:
 class Outcome:
     """What was found. `setup` says what was asked and what counts; `items` is the raw record.
 
-    Where items have a `score`, two models can be compared item by item. `submissions` are files (name -> JSON) in the
-    form that a benchmark's own server takes.
+    Where items have a `score`, two models can be compared item by item. `submissions` are files in the form that a
+    benchmark's own server takes: text under its whole name, or what is written as JSON under its name without suffix.
     """
 
     name: str

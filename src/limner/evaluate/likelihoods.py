@@ -30,6 +30,14 @@ class Likelihood(NamedTuple):
     is_greedy: bool
 
 
+class ReplyLikelihood(NamedTuple):
+    """Of a whole reply, with the number of its tokens."""
+
+    log_probability: float
+    is_greedy: bool
+    num_tokens: int
+
+
 @torch.inference_mode()
 def likelihoods(
     model: MultimodalLM,
@@ -56,7 +64,7 @@ def likelihoods(
 
 
 @torch.inference_mode()
-def reply_likelihoods(model: MultimodalLM, documents: Sequence[Document]) -> list[Likelihood]:
+def reply_likelihoods(model: MultimodalLM, documents: Sequence[Document]) -> list[ReplyLikelihood]:
     """Of what each document would be trained on: the words of an assistant's reply, and what ends its turn."""
     collate = Collator(model)
     found = []
@@ -70,7 +78,7 @@ def reply_likelihoods(model: MultimodalLM, documents: Sequence[Document]) -> lis
         labels = batch.labels[0]
         places = torch.nonzero(labels != IGNORED).flatten()
         states = model.hidden_states(batch)[0, places - 1]
-        found.append(_of_row(model, states, labels[places].tolist()))
+        found.append(ReplyLikelihood(*_of_row(model, states, labels[places].tolist()), len(places)))
     return found
 
 

@@ -26,7 +26,12 @@ def write(outcomes: Sequence[Outcome], *, facts: Mapping[str, Any], output: Path
         if outcome.examples:
             contact_sheet(outcome.examples).save(output / f"{outcome.name}.png")
         for name, content in outcome.submissions.items():
-            (output / f"{name}.json").write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+            file, text = (name, content) if isinstance(content, str) else (f"{name}.json", _one_line(content))
+            (output / file).write_text(text, encoding="utf-8")
+
+
+def _one_line(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:

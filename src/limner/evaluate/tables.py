@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
+from limner import __version__
 from limner.evaluate.benchmark import Outcome, Score, Unit
 from limner.evaluate.intervals import Interval
 
-VERSIONED = ("limner", "torch", "transformers", "diffusers", "numpy", "pillow")
+VERSIONED = ("torch", "transformers", "diffusers", "numpy", "pillow")
 
 
 def environment() -> dict[str, Any]:
@@ -27,7 +28,8 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONED},
+        # A source tree that is not installed has no metadata of its own.
+        "versions": {"limner": __version__, **{name: importlib.metadata.version(name) for name in VERSIONED}},
     }
 
 

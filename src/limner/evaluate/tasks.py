@@ -1,7 +1,7 @@
 """Benchmarks by name: which file reads which, and how one is opened.
 
-Public ones read what others publish; Limner's own (`naming`, `drawing`, `stories`, `scene_*`) need the repository or no
-files at all.
+Public ones read what others publish; Limner's own (`naming`, `drawing*`, `stories`, `scene_*`) need the repository or
+no files at all.
 """
 
 import importlib
@@ -17,6 +17,7 @@ _OPENERS = {
     "coco_drawing": "coco_drawing:load",
     "docvqa": "docvqa:load",
     "drawing": "drawing:load",
+    "drawing_networks": "drawing_networks:load",
     "easy_vqa": "easy_vqa:load",
     "flickr30k": "flickr30k:load",
     "gqa": "gqa:load",
@@ -31,6 +32,7 @@ _OPENERS = {
     "pope": "pope:load",
     "scene_drawing": "scenes:load_drawing",
     "scene_pages": "scenes:load_pages",
+    "scene_prompts": "scene_prompts:load_prompts",
     "scene_reading": "scenes:load_reading",
     "stories": "stories:load",
     "textvqa": "textvqa:load",
@@ -41,7 +43,7 @@ _OPENERS = {
 
 TASKS = tuple(_OPENERS)
 GROUPS = {
-    "scenes": ("scene_reading", "scene_drawing", "scene_pages"),
+    "scenes": ("scene_reading", "scene_drawing", "scene_prompts", "scene_pages"),
     "language": tuple(f"lm_eval:{task}" for task in ("mmlu", "boolq", "piqa", "social_iqa", "hellaswag", "winogrande")),
 }
 """Names that stand for several."""

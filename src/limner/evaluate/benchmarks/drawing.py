@@ -56,7 +56,7 @@ class Drawing:
 
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Draw one name of each of `limit` concepts (None: 200)."""
-        places = self._targets(limit=limit, seed=seed)
+        places = targets(self.library, limit=limit, seed=seed)
         records = [self.library.records[place] for place in places]
         prompts = [prompt(record, seed=seed) for record in records]
         drawings = draw(engine, prompts, seed=seed)
@@ -100,15 +100,6 @@ class Drawing:
             ),
             settings={"seed": seed, "guidance_scale": Request(prompts[0]).guidance_scale},
         )
-
-    def _targets(self, *, limit: int | None, seed: int) -> list[int]:
-        """Places in the library: a random name of each concept, in random order."""
-        rng = random.Random(f"drawing/{seed}")
-        by_concept: dict[str, list[int]] = {}
-        for place, record in enumerate(self.library.records):
-            by_concept.setdefault(record.concept, []).append(place)
-        chosen = [rng.choice(places) for places in by_concept.values()]
-        return rng.sample(chosen, min(len(chosen), limit or DEFAULT_COUNT))
 
     def _scores(self, title: str, ranked: Tensor, places: Sequence[int]) -> list[Score]:
         """Hits within each depth, by name and by concept, and the mean rank."""
@@ -157,6 +148,16 @@ class Drawing:
             )
             for drawing, record, near, rank in zip(drawings, records, nearest, own, strict=True)
         )
+
+
+def targets(library: Library, *, limit: int | None, seed: int) -> list[int]:
+    """Places in a library: a random name of each concept, `limit` of them (None: 200) in random order."""
+    rng = random.Random(f"drawing/{seed}")
+    by_concept: dict[str, list[int]] = {}
+    for place, record in enumerate(library.records):
+        by_concept.setdefault(record.concept, []).append(place)
+    chosen = [rng.choice(places) for places in by_concept.values()]
+    return rng.sample(chosen, min(len(chosen), limit or DEFAULT_COUNT))
 
 
 def prompt(record: Record, *, seed: int) -> Document:

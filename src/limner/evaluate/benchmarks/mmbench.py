@@ -1,14 +1,17 @@
 """MMBench (Liu et al. 2023): multiple choice, asked once for every rotation of the choices; right only if all are.
 
+Tables that hold the rotations themselves, under the question's number plus millions, are asked as they stand.
+
 File, from https://github.com/open-compass/MMBench: mmbench_<split>_en.tsv, pictures inside (base64)
 """
 
 import base64
+import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from limner.document.media import Image
 from limner.evaluate.annotations import Record, read_table
@@ -19,6 +22,8 @@ from limner.evaluate.intervals import share
 from limner.evaluate.presets import Preset, chosen
 
 LETTERS = "ABCDEFGH"
+APART = 1_000_000
+"""Between the numbers of a question's rotations, in tables that hold them."""
 _LETTER = re.compile(rf"\(?([{LETTERS}{LETTERS.lower()}])(?:[).:,]|$)")
 PRESETS = (
     Preset("plain", question="{}\nAnswer with the letter of the right choice.", max_new_tokens=8),
@@ -33,7 +38,10 @@ PRESETS = (
 
 @dataclass(frozen=True)
 class Choice:
-    """A question, its choices in order, and the place of the right one (None where it is secret)."""
+    """A question, its choices in order, and the place of the right one (None where it is secret).
+
+    row: what the table says of it, but for the picture and the answer; empty for a rotation of our own.
+    """
 
     key: str
     image: Image
@@ -42,34 +50,43 @@ class Choice:
     right: int | None
     row: dict[str, str] = field(default_factory=dict)
 
-    def turned(self, turn: int) -> Asked:
-        """The question with its choices moved on by `turn` places; the answer is a letter."""
+    def turned(self, turn: int) -> "Choice":
+        """The question with its choices moved on by `turn` places."""
+        right = None if self.right is None else (self.right - turn) % len(self.choices)
         moved = self.choices[turn:] + self.choices[:turn]
-        lines = [self.question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, moved, strict=False))]
-        right = () if self.right is None else (LETTERS[(self.right - turn) % len(moved)],)
-        return Asked(f"{self.key}/{turn}", self.image, "\n".join(lines), right)
+        return Choice(f"{self.key}/{turn}", self.image, self.question, moved, right)
+
+    @property
+    def asked(self) -> Asked:
+        """What is asked; the answer is a letter."""
+        lines = [self.question, *(f"{letter}. {text}" for letter, text in zip(LETTERS, self.choices, strict=False))]
+        return Asked(self.key, self.image, "\n".join(lines), () if self.right is None else (LETTERS[self.right],))
 
 
 @dataclass(frozen=True)
 class MMBench:
-    """`asked` in the order of the file."""
+    """`questions` in the order of the file: each with all its rotations, the given order first."""
 
-    asked: Sequence[Choice]
+    questions: Sequence[tuple[Choice, ...]]
     preset: Preset
     name: str = "mmbench"
 
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask the first `limit` questions, each with all rotations of its choices."""
-        asked = list(self.asked if limit is None else self.asked[:limit])
-        if not asked:
+        questions = list(self.questions if limit is None else self.questions[:limit])
+        if not questions:
             raise ValueError("the benchmark has no questions\nhint: is its table whole?")
-        turns = [one.turned(turn) for one in asked for turn in range(len(one.choices))]
+        turns = [turn.asked for question in questions for turn in question]
         replies = dict(
             zip([turn.key for turn in turns], ask(engine, turns, preset=self.preset, seed=seed), strict=True)
         )
         said = {turn.key: letter_of(replies[turn.key], turn.question) for turn in turns}
-        known = [one for one in asked if one.right is not None]
-        right = {one.key: [said[t.key] == t.answers[0] for t in self._turns(one)] for one in known}
+        right = {
+            question[0].key: [turn.right is not None and said[turn.key] == LETTERS[turn.right] for turn in question]
+            for question in questions
+            if question[0].right is not None
+        }
+        known = [question for question in questions if question[0].key in right]
         return Outcome(
             name=self.name,
             setup=(
@@ -77,36 +94,42 @@ class MMBench:
                 "it repeats. Circular: right in every rotation of the choices. Once: right in the given order."
             ),
             baseline="chance",
-            scores=self._scores(known, right),
+            scores=_scores(known, right),
             examples=tuple(
-                Example((one.image,), f"{one.question}\n> {replies[f'{one.key}/0']}", all(right[one.key]))
+                Example((one[0].image,), f"{one[0].question}\n> {replies[one[0].key]}", all(right[one[0].key]))
                 for one in known[:60]
             ),
             items=tuple(
-                {"key": one.key, "cluster": one.key, "replies": [replies[t.key] for t in self._turns(one)]}
-                | ({"score": float(all(right[one.key]))} if one.key in right else {})
-                for one in asked
+                {"key": one[0].key, "cluster": one[0].key, "replies": [replies[turn.key] for turn in one]}
+                | ({"score": float(all(right[one[0].key]))} if one[0].key in right else {})
+                for one in questions
             ),
             settings={"preset": self.preset.name, "seed": seed},
-            submissions={"mmbench.submission": [self._submitted(one, said) for one in asked]},
+            submissions={"mmbench.submission.tsv": _submission(questions, said)},
         )
 
-    def _turns(self, one: Choice) -> list[Asked]:
-        return [one.turned(turn) for turn in range(len(one.choices))]
 
-    def _scores(self, known: Sequence[Choice], right: dict[str, list[bool]]) -> tuple[Score, ...]:
-        if not known:
-            return ()
-        keys = [one.key for one in known]
-        once = sum(1.0 / len(one.choices) for one in known) / len(known)
-        circular = sum(len(one.choices) ** -float(len(one.choices)) for one in known) / len(known)
-        return (
-            Score("circular", share([all(right[key]) for key in keys], clusters=keys), len(keys), baseline=circular),
-            Score("once", share([right[key][0] for key in keys], clusters=keys), len(keys), baseline=once),
-        )
+def _scores(known: Sequence[tuple[Choice, ...]], right: dict[str, list[bool]]) -> tuple[Score, ...]:
+    if not known:
+        return ()
+    keys = [one[0].key for one in known]
+    once = sum(1.0 / len(one[0].choices) for one in known) / len(known)
+    circular = sum(len(one[0].choices) ** -float(len(one)) for one in known) / len(known)
+    return (
+        Score("circular", share([all(right[key]) for key in keys], clusters=keys), len(keys), baseline=circular),
+        Score("once", share([right[key][0] for key in keys], clusters=keys), len(keys), baseline=once),
+    )
 
-    def _submitted(self, one: Choice, said: dict[str, str]) -> dict[str, Any]:
-        return {**one.row, "prediction": said[f"{one.key}/0"]}
+
+def _submission(questions: Sequence[tuple[Choice, ...]], said: dict[str, str]) -> str:
+    """The table that the server takes: the rows that were read, with a column for what was chosen."""
+    rows = [{**turn.row, "prediction": said[turn.key]} for one in questions for turn in one if turn.row]
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "prediction"))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, [*columns, "prediction"], restval="", delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
 
 
 def letter_of(reply: str, question: str) -> str:
@@ -121,8 +144,20 @@ def letter_of(reply: str, question: str) -> str:
 
 def load(folder: Path, *, preset: str = "", split: str = "dev") -> MMBench:
     """The benchmark of a split; the answers of `test` are secret."""
-    rows = read_table(folder / f"mmbench_{split}_en.tsv")
-    return MMBench([_choice(row) for row in rows], chosen(PRESETS, preset, benchmark="mmbench"))
+    questions: dict[str, list[Choice]] = {}
+    for row in read_table(folder / f"mmbench_{split}_en.tsv"):
+        choice = _choice(row)
+        number = str(int(choice.key) % APART) if choice.key.isdecimal() else choice.key
+        questions.setdefault(number, []).append(choice)
+    return MMBench(
+        [_rotations(together) for together in questions.values()], chosen(PRESETS, preset, benchmark="mmbench")
+    )
+
+
+def _rotations(together: Sequence[Choice]) -> tuple[Choice, ...]:
+    """Those of the table; where it has none, all of our own behind the given order."""
+    first = together[0]
+    return tuple(together) if len(together) > 1 else (first, *map(first.turned, range(1, len(first.choices))))
 
 
 def _choice(row: Record) -> Choice:

@@ -61,7 +61,7 @@ class ShortAnswers:
     what: str
     others: Mapping[str, Metric] = field(default_factory=dict)
     submission: Callable[[Sequence[tuple[Asked, str]]], Any] = field(
-        default=lambda pairs: [{"question_id": asked.key, "answer": reply} for asked, reply in pairs]
+        default=lambda pairs: [{"question_id": number_of(asked), "answer": reply} for asked, reply in pairs]
     )
 
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
@@ -139,6 +139,11 @@ def ask(engine: Respondent, asked: Sequence[Asked], *, preset: Preset, seed: int
     """The replies, as the preset cuts them."""
     requests = [preset.request(one.image, one.question, seed=seed) for one in asked]
     return [preset.reply(message) for message in answer(engine, requests)]
+
+
+def number_of(one: Asked) -> int | str:
+    """A question's key as servers take it: a number where it is one."""
+    return int(one.key) if one.key.isdecimal() else one.key
 
 
 def picture_of(one: Asked) -> str:

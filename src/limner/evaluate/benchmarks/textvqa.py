@@ -3,10 +3,11 @@
 Files, from https://textvqa.org/dataset/, in one folder: TextVQA_0.5.1_<split>.json, train_images/*.jpg
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from limner.evaluate.annotations import Record, read_json
-from limner.evaluate.benchmarks.short_answers import Asked, ShortAnswers
+from limner.evaluate.benchmarks.short_answers import Asked, ShortAnswers, number_of, picture_of
 from limner.evaluate.metrics import vqa
 from limner.evaluate.presets import DREAMLLM_READING, PLAIN, chosen
 
@@ -23,7 +24,15 @@ def load(folder: Path, *, preset: str = "", split: str = "val") -> ShortAnswers:
         preset=chosen(PRESETS, preset, benchmark="textvqa"),
         metric=vqa.accuracy,
         what="VQA accuracy, official rules.",
+        submission=_submission,
     )
+
+
+def _submission(pairs: Sequence[tuple[Asked, str]]) -> list[dict[str, int | str]]:
+    return [
+        {"question_id": number_of(one), "image_id": picture_of(one).removesuffix(".jpg"), "answer": reply}
+        for one, reply in pairs
+    ]
 
 
 def _asked(row: Record, pictures: Path) -> Asked:

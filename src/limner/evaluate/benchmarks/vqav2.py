@@ -27,7 +27,6 @@ def load(folder: Path, *, preset: str = "", split: str = "val2014") -> ShortAnsw
         preset=chosen(PRESETS, preset, benchmark="vqav2"),
         metric=vqa.accuracy,
         what="VQA accuracy, official rules.",
-        submission=lambda pairs: [{"question_id": int(one.key), "answer": reply} for one, reply in pairs],
     )
 
 

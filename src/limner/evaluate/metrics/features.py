@@ -20,10 +20,15 @@ def frechet_distance(one: Float[Tensor, "items width"], other: Float[Tensor, "ot
     _check(one, other)
     first, second = one.double(), other.double()
     mean = (first.mean(dim=0) - second.mean(dim=0)).square().sum()
-    left, right = torch.atleast_2d(torch.cov(first.T)), torch.atleast_2d(torch.cov(second.T))
-    # tr (C C')^(1/2) is the sum of the roots of the eigenvalues of C C': real, not negative, but for rounding.
-    roots = torch.linalg.eigvals(left @ right).sqrt().real.sum()
-    return float(mean + left.trace() + right.trace() - 2.0 * roots)
+    # Covariances are A^T A and B^T B of these rows; their traces are sums of squares.
+    rows, others = ((part - part.mean(dim=0)) / (len(part) - 1) ** 0.5 for part in (first, second))
+    if max(len(rows), len(others)) <= rows.shape[1]:
+        # Eigenvalues of A^T A B^T B, but for zeros, are squared singular values of A B^T, which is smaller.
+        roots = torch.linalg.svdvals(rows @ others.T).sum()
+    else:
+        # Real and not negative, but for rounding.
+        roots = torch.linalg.eigvals((rows.T @ rows) @ (others.T @ others)).sqrt().real.sum()
+    return float(mean + rows.square().sum() + others.square().sum() - 2.0 * roots)
 
 
 def kernel_distance(

