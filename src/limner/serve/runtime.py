@@ -74,7 +74,6 @@ class Ticket:
     mail: Mail
     arrived: float = field(default_factory=time.monotonic)
     row: Row | None = None
-    num_prompt_tokens: int = 0
     num_reserved: int | None = None
     """Tokens of the budget that it takes; None before it is at the head of the line."""
     cancelled: bool = False
@@ -89,6 +88,11 @@ class Ticket:
             yield event
             if isinstance(event, Done):
                 return
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt, 0 before it has joined."""
+        return 0 if self.row is None else self.row.num_prompt_tokens
 
     def tell(self, event: Event | Failed) -> None:
         """Hand an event over, from any thread. A loop that is gone hears nothing."""
@@ -239,7 +243,6 @@ class Runtime:
             return
         for ticket, row in zip(tickets, rows, strict=True):
             ticket.row = row
-            ticket.num_prompt_tokens = row.num_prompt_tokens
             self._joined[row.index] = ticket
 
     def _on_event(self, index: int, event: Event) -> None:
