@@ -94,7 +94,12 @@ def _measured(options: argparse.Namespace) -> list[tuple[Round, Round]]:
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
     try:
         assert server.stderr is not None, "it was asked for"
-        address = next(match[0] for line in server.stderr if (match := re.search(r"http://[\d.]+:\d+", line)))
+        lines: list[str] = []
+        found_in = (lines.append(line) or re.search(r"http://[\d.]+:\d+", line) for line in server.stderr)
+        at = next((match for match in found_in if match), None)
+        if at is None:
+            raise SystemExit("the server did not start:\n" + "".join(lines))
+        address = at[0]
         threading.Thread(target=server.stderr.read, daemon=True).start()
         found = []
         for number in range(options.rounds + 1):
@@ -104,7 +109,10 @@ def _measured(options: argparse.Namespace) -> list[tuple[Round, Round]]:
         return found[1:]  # the first warms up
     finally:
         server.terminate()
-        server.wait(60)
+        try:
+            server.wait(60)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def _bodies(options: argparse.Namespace, number: int) -> list[dict[str, Any]]:

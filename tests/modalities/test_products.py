@@ -90,3 +90,10 @@ def test_the_share_is_that_of_all_pictures_and_each_keeps_its_best() -> None:
     odds = torch.tensor([[9.0, 8.0, 7.0, 1.0], [-3.0, -2.0, -5.0, -4.0], [0.0, 6.0, 0.0, 0.0]])
     keep = share_mask(odds, keep_ratio=1 / 3)
     assert keep.tolist() == [[1, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 0]]
+
+
+def test_the_share_holds_where_all_are_alike() -> None:
+    keep = share_mask(torch.zeros(2, 8), keep_ratio=0.25)
+    # Four of sixteen, and the best of each picture.
+    assert 4 <= keep.sum() <= 6
+    assert (keep.sum(dim=1) >= 1).all()

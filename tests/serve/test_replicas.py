@@ -12,13 +12,13 @@ from tiny import model_call, tiny_model
 from limner.config.serialize import to_json
 from limner.model.checkpoint import save_checkpoint
 
-pytest.importorskip("ray.serve", reason="several replicas need ray[serve]")
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_conversations_stay_with_a_replica_and_one_that_is_killed_is_replaced(tmp_path: Path) -> None:
+    pytest.importorskip("ray.serve", reason="several replicas need ray[serve]")
     save_checkpoint(tiny_model(), tmp_path / "tiny", description=to_json(model_call()))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

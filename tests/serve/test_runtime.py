@@ -163,7 +163,9 @@ def test_requests_run_together_as_far_as_their_tokens_fit_and_none_is_overtaken(
 
 def test_a_request_of_more_tokens_than_the_budget_runs_alone(engine: Engine) -> None:
     async def run() -> None:
-        expected = await all_of(Runtime(engine, num_rows=1).submit(request(20)))
+        alone = Runtime(engine, num_rows=1)
+        expected = await all_of(alone.submit(request(20)))
+        alone.close()
         runtime = Runtime(engine, num_rows=4, token_budget=8)
         most, real = [], runtime._running.step
 

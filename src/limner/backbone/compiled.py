@@ -12,6 +12,7 @@ Assumes a language model whose decoder torch.compile takes as one graph; it is c
 from typing import Any
 
 import torch
+import torch._dynamo
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -22,10 +23,12 @@ from limner.backbone.hf import Backbone
 
 KEY_STEP = 512
 """Keys that are attended to are a multiple of this, or all."""
+_MOST_GRAPHS = {"recompile_limit": 1024, "accumulated_recompile_limit": 1024}
+"""Of all shapes and storages: a pair of line and key counts makes one, and torch's own limit is eight."""
 
 
 class Compiled:
-    """The step of one model, compiled. `options` are those of torch.compile; by default the step is replayed from CUDA
+    """The step of one model, compiled. `options` are those of torch.compile; by default the mode is the one for CUDA
     graphs where the model is on a GPU."""
 
     def __init__(self, backbone: Backbone, **options: Any) -> None:
@@ -43,13 +46,17 @@ class Compiled:
             states = self.backbone.hidden_states(embeddings[:, None], positions=cache.positions, mask=mask, cache=cache)
             return states[:, 0]
         store.allocate()
+        for stored in (part for layer in store.layers for part in layer):
+            # Graphs write into it; those of a GPU take that only of what stays where it is.
+            torch._dynamo.mark_static_address(stored)
         num_lines = min(1 << max(rows).bit_length(), store.num_rows)
         num_keys = min(-(-cache.num_keys // KEY_STEP) * KEY_STEP, store.capacity)
         lines = torch.tensor(rows, device=embeddings.device)
         whole = embeddings.new_zeros(num_lines, embeddings.shape[1]).index_copy(0, lines, embeddings)
         starts = cache.starts.new_zeros(num_lines).index_copy(0, lines, cache.starts)
         is_new = torch.zeros_like(starts, dtype=torch.bool).index_fill(0, lines, True)
-        states = self._step(whole, starts, is_new, store.layers, num_keys)
+        with torch._dynamo.config.patch(_MOST_GRAPHS):
+            states = self._step(whole, starts, is_new, store.layers, num_keys)
         return states[lines]
 
     def logits_within(self, hidden: Float[Tensor, "rows d_model"], ids: range) -> Float[Tensor, "rows vocab"]:

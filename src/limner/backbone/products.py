@@ -43,7 +43,8 @@ class Linear(Protocol):
 
 
 class Products:
-    """x W^T + b for one matrix made of several with the same input; those become views of it.
+    """x W^T + b for one matrix made of several with the same input; those become views of it. Rows of two matrices
+    (`Backbone.output_rows`) are copied: they do not follow later changes of the weights.
 
     `packed_from` is the number of rows from which on a packed copy is used, MANY for none.
     """

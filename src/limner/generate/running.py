@@ -84,11 +84,15 @@ class Running:
         """Rows of the cache that a request takes."""
         return self.drawing.num_slots(request)
 
+    @torch.inference_mode()
     def most_tokens(self, request: Request) -> int:
-        """Most tokens that a request may hold in the cache. Raises ValueError for a prompt that cannot be read."""
+        """Most tokens that a request may hold in the cache, with as many pictures as it may have. Raises ValueError for
+        a prompt that cannot be read."""
         prompt = len(self.model.render(request.document, reply=True))
         pictures = 0 if request.pictures == Pictures.NONE else request.max_pictures * self.writing.longest(request)
-        return self.num_slots(request) * min(self.cache.capacity, prompt + request.max_new_tokens + pictures)
+        # The place of a guided row's other branch holds another, mostly shorter prompt, and codes.
+        longest = max(prompt + request.max_new_tokens + pictures, self._branch_tokens(request))
+        return self.num_slots(request) * min(self.cache.capacity, longest)
 
     @torch.inference_mode()
     def add(self, requests: Sequence[Request]) -> list[Row]:
@@ -143,16 +147,21 @@ class Running:
 
     def _check_branch(self, request: Request) -> None:
         """What guidance pushes codes away from has a row of the cache too, and must fit there."""
+        taken = self._branch_tokens(request)
+        if taken > self.cache.capacity:
+            raise ValueError(
+                f"the negative prompt and a picture take {taken} tokens; the context holds {self.cache.capacity}\n"
+                "hint: shorten the negative prompt"
+            )
+
+    def _branch_tokens(self, request: Request) -> int:
+        """Most tokens of the other branch of guided codes; 0 where codes are not guided."""
         coding = self.drawing.coding
         if self.num_slots(request) < 2 or coding.num_slots(request) < 2:
-            return
-        for name in coding.spellers:
-            taken = len(coding.unwanted_ids(name, request.negative)) + coding.rows_taken(name)
-            if taken > self.cache.capacity:
-                raise ValueError(
-                    f"the negative prompt and a picture take {taken} tokens; the context holds {self.cache.capacity}\n"
-                    "hint: shorten the negative prompt"
-                )
+            return 0
+        return max(
+            len(coding.unwanted_ids(name, request.negative)) + coding.rows_taken(name) for name in coding.spellers
+        )
 
     @torch.inference_mode()
     def step(self) -> bool:

@@ -186,8 +186,9 @@ class Runtime:
                     if self._closing:
                         return
                     self._changed.wait()
-            joining = self._next()
+            joining: list[Ticket] = []
             try:
+                self._take_waiting(joining)
                 self._drop_cancelled()
                 self._join(joining)
                 self._running.step()
@@ -196,9 +197,9 @@ class Runtime:
                 logger.exception("a step failed")
                 self._fail_all(error, joining)
 
-    def _next(self) -> list[Ticket]:
-        """Tickets that have a place now, in the order in which they came."""
-        free, joining = self._running.num_free, []
+    def _take_waiting(self, joining: list[Ticket]) -> None:
+        """Move tickets that have a place now from the line to `joining`, in the order in which they came."""
+        free = self._running.num_free
         reserved = sum(ticket.num_reserved or 0 for ticket in self._joined.values())
         while (ticket := self._head()) is not None:
             slots, tokens = self._running.num_slots(ticket.request), self._reserved(ticket)
@@ -210,7 +211,6 @@ class Runtime:
                 self._waiting.popleft()
             free, reserved = free - slots, reserved + tokens
             joining.append(ticket)
-        return joining
 
     def _head(self) -> Ticket | None:
         with self._changed:
@@ -223,8 +223,9 @@ class Runtime:
         if ticket.num_reserved is None:
             try:
                 needed = self._running.most_tokens(ticket.request)
-            except Exception:
-                needed = 0  # it says so when it is to join
+            except Exception as error:  # whoever asked is told when it is to join
+                logger.info("a prompt could not be measured: %s", error)
+                needed = 0
             ticket.num_reserved = min(needed, self.token_budget)
         return ticket.num_reserved
 

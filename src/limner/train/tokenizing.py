@@ -17,7 +17,8 @@ Terms of a modality `image`, means over pictures; those of weight 0 are looked a
     image.usage, image.perplexity   of the codebook, over its moving average, as the step begins; of weight 0
 
 All but `rate` and `need` are the same however a step is cut into batches and over ranks; so is what the codebook
-follows. These two look at the share of a batch, so that a simple picture may keep little and a rich one much.
+follows. These two look at the share of a batch, so that a simple picture may keep little and a rich one much; where
+need is learned, what is kept, and so its reconstruction, is chosen over a batch too.
 """
 
 import functools

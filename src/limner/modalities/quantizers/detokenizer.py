@@ -2,8 +2,8 @@
 
     codes --own copy of the codebook--> vectors --decode--> features of all patches --draw--> pixels
 
-`decode` is a `FeatureDecoder` (codes of any number attend to queries; LaVIT, section 3.2), a `PlacedFeatureDecoder`
-(products.py) or a `GridDecoder` (one code for each patch). `draw` paints each patch from its features and those around
+`decode` is a `FeatureDecoder` (codes of any number attend to queries; LaVIT, section 3.2) or a `GridDecoder` (one code
+for each patch); products.py has a third way. `draw` paints each patch from its features and those around
 it. The copy of the codebook lets it draw without the tokenizer; who trains the codebook calls `adopt`.
 """
 

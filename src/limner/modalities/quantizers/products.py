@@ -37,6 +37,9 @@ class ProductTokenizer(VisualTokenizer):
 class ProductDetokenizer(PixelDetokenizer):
     """Looks put at their places; `num_codes` is the number of looks, `decoder` a `PlacedFeatureDecoder`."""
 
+    def __init__(self, *, decoder: PlacedFeatureDecoder, **options: Any) -> None:
+        super().__init__(decoder=decoder, **options)
+
     def features(
         self,
         values: Float[Tensor, "tokens code_width"],
@@ -46,7 +49,6 @@ class ProductDetokenizer(PixelDetokenizer):
         weights: Float[Tensor, " tokens"] | None = None,
     ) -> Float[Tensor, "items patches width"]:
         """Features of all patches from vectors of looks and their places."""
-        assert isinstance(self.decoder, PlacedFeatureDecoder)
         return self.decoder(values, lengths, places=places, weights=weights)
 
     def painted(self, codes: Codes) -> Float[Tensor, "items 3 height width_px"]:

@@ -82,9 +82,9 @@ def share_mask(odds: Float[Tensor, "items patches"], *, keep_ratio: float) -> Fl
     """1 for that share of the patches of all pictures whose odds are highest, and for the best one of each picture; 0
     for the rest. Without gradient."""
     number = max(1, round(keep_ratio * odds.numel()))
-    lowest = odds.detach().flatten().topk(number).values[-1]
-    best = F.one_hot(odds.argmax(dim=1), odds.shape[1]).bool()
-    return ((odds >= lowest) | best).to(odds)
+    surest = odds.detach().flatten().topk(number).indices
+    keep = torch.zeros_like(odds).flatten().index_fill(0, surest, 1.0).view_as(odds)
+    return torch.maximum(keep, F.one_hot(odds.argmax(dim=1), odds.shape[1]).to(odds)).detach()
 
 
 def gumbel_noise(generators: Sequence[torch.Generator], *, num_patches: int) -> Float[Tensor, "items patches 2"]:
