@@ -20,10 +20,10 @@ from limner.data.scenes import KINDS, NUMBERS, SIZES, Scene, Shape
 from limner.document.document import Document, Message
 from limner.evaluate.answers import Respondent
 from limner.evaluate.benchmark import Example, Outcome, Score, answer, drawn
+from limner.evaluate.benchmarks.scenes import drawing_requests
 from limner.evaluate.intervals import permuted, share
 from limner.evaluate.metrics.scenes import read
 from limner.evaluate.presets import refuse_choices
-from limner.generate.request import Pictures, Request
 
 DEFAULT_COUNT = 140
 MOST_COUNTED = 4
@@ -109,18 +109,12 @@ class ScenePrompts:
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask for each picture, and score what is drawn."""
         prompts = self.prompts(limit=limit, seed=seed)
-        requests = [
-            Request(
-                Document.chat([("user", prompt.text)]),
-                max_new_tokens=1,
-                max_pictures=1,
-                pictures=Pictures.NOW,
-                guidance_scale=self.guidance_scale,
-                num_inference_steps=self.num_inference_steps,
-                seed=seed + number,
-            )
-            for number, prompt in enumerate(prompts)
-        ]
+        requests = drawing_requests(
+            [Document.chat([("user", prompt.text)]) for prompt in prompts],
+            guidance_scale=self.guidance_scale,
+            num_inference_steps=self.num_inference_steps,
+            seed=seed,
+        )
         return self.score(prompts, answer(engine, requests, batch_size=64))
 
     def score(self, prompts: Sequence[Prompt], replies: Sequence[Message]) -> Outcome:

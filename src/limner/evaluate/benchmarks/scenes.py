@@ -124,6 +124,24 @@ def _shown(document: Document) -> Image:
     return next(media.content for _, media in document.media())
 
 
+def drawing_requests(
+    prompts: Sequence[Document], *, guidance_scale: float, num_inference_steps: int, seed: int
+) -> list[Request]:
+    """One picture for each prompt, at once; each from the noise of a seed of its own."""
+    return [
+        Request(
+            prompt,
+            max_new_tokens=1,
+            max_pictures=1,
+            pictures=Pictures.NOW,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+            seed=seed + number,
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+
+
 @dataclass(frozen=True)
 class SceneDrawing:
     """Full texts of scenes, one picture each, drawn at once."""
@@ -140,18 +158,12 @@ class SceneDrawing:
     def run(self, engine: Respondent, *, limit: int | None, seed: int) -> Outcome:
         """Ask for each picture, and score what is drawn."""
         documents = self.documents(limit=limit, seed=seed)
-        requests = [
-            Request(
-                _prompt(document),
-                max_new_tokens=1,
-                max_pictures=1,
-                pictures=Pictures.NOW,
-                guidance_scale=self.guidance_scale,
-                num_inference_steps=self.num_inference_steps,
-                seed=seed + number,
-            )
-            for number, document in enumerate(documents)
-        ]
+        requests = drawing_requests(
+            [_prompt(document) for document in documents],
+            guidance_scale=self.guidance_scale,
+            num_inference_steps=self.num_inference_steps,
+            seed=seed,
+        )
         return self.score(documents, answer(engine, requests, batch_size=64))
 
     def score(self, documents: Sequence[Document], replies: Sequence[Message]) -> Outcome:
